@@ -1,0 +1,172 @@
+"""Tests on paired outcomes, agreement of judges, and the spread over seeds. Exact where it can be; no scipy.
+
+Intervals of single rates are Wilson's and live in `safeencoders.metrics` (`rate`, `mean_rate`, `wilson`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from typing import TypedDict
+
+import numpy as np
+import numpy.typing as npt
+
+from safeencoders.metrics import Rate, rate
+
+
+class McNemar(TypedDict):
+    """An exact McNemar test: the discordant pairs and the two-sided p-value."""
+
+    first_only: int
+    second_only: int
+    n: int
+    p: float
+
+
+class Spread(TypedDict):
+    """The same measurement over several seeds."""
+
+    mean: float
+    min: float
+    max: float
+    n: int
+    values: list[float]
+
+
+class Agreement(TypedDict):
+    """How often two judges say the same: raw share, and Cohen's kappa (None where it is undefined)."""
+
+    raw: Rate
+    kappa: float | None
+
+
+def mcnemar(first: npt.ArrayLike, second: npt.ArrayLike) -> McNemar:
+    """Exact McNemar test of two yes/no outcomes on the SAME cases, in the same order.
+
+    Only pairs that disagree carry information: if neither system is better, each falls either way with probability
+    one half, so p = min(1, 2 P(X <= min(b, c))) with X ~ Binomial(b + c, 1/2). No discordant pair: p = 1.
+
+    Args:
+        first: (n,) booleans, or numbers that are exactly 0 or 1.
+        second: (n,) likewise; ``second[i]`` is the other system's outcome on case i.
+
+    Returns:
+        ``{"first_only": b, "second_only": c, "n": n, "p": p}`` with p in 0..1.
+
+    Raises:
+        ValueError: If the shapes differ or are not (n,), or a value is fractional (a tie resolved by expectation
+            has no yes/no outcome).
+    """
+    left, right = _outcomes(first), _outcomes(second)
+    if left.shape != right.shape:
+        raise ValueError(f"Paired outcomes need equal lengths, got {left.size} and {right.size}.")
+    only_left = int(np.count_nonzero(left & ~right))
+    only_right = int(np.count_nonzero(right & ~left))
+    p = binomial_two_sided_half(only_left, only_left + only_right)
+    return {"first_only": only_left, "second_only": only_right, "n": int(left.size), "p": p}
+
+
+def binomial_two_sided_half(successes: int, n: int) -> float:
+    """The two-sided p-value of `successes` in `n` fair coin tosses, in exact integer arithmetic.
+
+    Returns:
+        min(1, 2 P(X <= min(successes, n - successes))); 1.0 for n = 0.
+
+    Raises:
+        ValueError: If successes is not in 0..n.
+    """
+    _check_count(successes, n)
+    tail = sum(math.comb(n, i) for i in range(min(successes, n - successes) + 1))
+    return min(1.0, 2 * tail / (1 << n))
+
+
+def binomial_at_least(successes: int, n: int, probability: float) -> float:
+    """P(X >= successes) for X ~ Binomial(n, probability): how surprising so many would be.
+
+    The lower tail is ``1 - binomial_at_least(successes + 1, n, probability)``, or better
+    ``binomial_at_least(n - successes, n, 1 - probability)``, which does not cancel.
+
+    Args:
+        successes: In 0..n.
+        n: The number of cases.
+        probability: The chance of each, in 0..1.
+
+    Returns:
+        A probability in 0..1.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+    _check_count(successes, n)
+    if not 0.0 <= probability <= 1.0:
+        raise ValueError(f"A probability lies in 0..1, got {probability!r}.")
+    if successes == 0 or probability == 1.0:
+        return 1.0
+    if probability == 0.0:
+        return 0.0
+    yes, no = math.log(probability), math.log1p(-probability)
+    logs = (_log_comb(n, i) + i * yes + (n - i) * no for i in range(successes, n + 1))
+    return min(1.0, math.fsum(math.exp(x) for x in logs))
+
+
+def mean_and_range(values: Sequence[float]) -> Spread:
+    """Mean, least and greatest of one number measured with several seeds.
+
+    Args:
+        values: At least one finite number.
+
+    Raises:
+        ValueError: If there is none, or one is not finite.
+    """
+    numbers = [float(value) for value in values]
+    if not numbers:
+        raise ValueError("A mean over seeds needs at least one value, got none.")
+    if not all(map(math.isfinite, numbers)):
+        raise ValueError(f"Values over seeds must be finite, got {numbers}.")
+    mean = math.fsum(numbers) / len(numbers)
+    return {"mean": mean, "min": min(numbers), "max": max(numbers), "n": len(numbers), "values": numbers}
+
+
+def agreement(first: Sequence[Hashable], second: Sequence[Hashable]) -> Agreement:
+    """Raw agreement and Cohen's kappa of two judges on the same cases.
+
+    kappa = (observed - expected) / (1 - expected), where `expected` is the agreement of independent judges with the
+    same label frequencies: 1 is perfect, 0 is chance. It is None when both judges give one and the same label
+    throughout (expected = 1), where it is undefined.
+
+    Args:
+        first: n labels (strings, booleans, numbers).
+        second: n labels of the other judge, in the same order.
+
+    Raises:
+        ValueError: If the lengths differ or there is no case.
+    """
+    if len(first) != len(second):
+        raise ValueError(f"Two judges must label the same cases, got {len(first)} and {len(second)} labels.")
+    n = len(first)
+    same = sum(a == b for a, b in zip(first, second, strict=True))
+    raw = rate(same, n)
+    left, right = Counter(first), Counter(second)
+    by_chance = sum(count * right[label] for label, count in left.items())
+    kappa = None if by_chance == n * n else (same * n - by_chance) / (n * n - by_chance)
+    return {"raw": raw, "kappa": kappa}
+
+
+def _outcomes(values: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+    outcomes = np.asarray(values)
+    if outcomes.ndim != 1:
+        raise ValueError(f"Expected one outcome per case, shape (n,), got shape {outcomes.shape}.")
+    if not bool(np.isin(outcomes, (0, 1)).all()):
+        raise ValueError("Expected yes/no outcomes (booleans, or exactly 0 and 1), got other values.")
+    return outcomes.astype(np.bool_)
+
+
+def _check_count(successes: int, n: int) -> None:
+    if not 0 <= successes <= n:
+        raise ValueError(f"Expected 0 <= successes <= n, got successes={successes} and n={n}.")
+
+
+def _log_comb(n: int, k: int) -> float:
+    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)

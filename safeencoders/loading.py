@@ -1,0 +1,76 @@
+"""Loading: a name becomes a plain transformers tower with merged weights, ready to be assigned to a host."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from safeencoders.errors import BadInputError, UnknownNameError
+from safeencoders.files import read_json
+from safeencoders.pictoworld import models
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+DEFAULT = "pictoworld"
+ORIGINAL = "none"
+
+
+def encoder_folder(name: str) -> Path:
+    """Return the checked folder of a text tower: shipped, or a local folder written by safeencoders.
+
+    Raises:
+        UnknownNameError: neither; it suggests the nearest shipped name.
+        IntegrityError: a shipped file does not have its recorded sha256.
+    """
+    if name == ORIGINAL:
+        return models.checked(f"{models.GENERATOR}/text_encoder")
+    if name in models.tower_names():
+        return models.checked(f"{models.TOWERS}/{name}/text")
+    folder = Path(name)
+    for candidate in (folder, folder / "text"):
+        if (candidate / "config.json").is_file():
+            return candidate
+    raise UnknownNameError("encoder", name, (ORIGINAL, *models.tower_names()))
+
+
+def load(
+    name: str = DEFAULT,
+    *,
+    tower: Literal["text", "vision"] = "text",
+    projection: bool = False,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device | None = None,
+) -> CLIPTextModel | CLIPTextModelWithProjection:
+    """Return a tower as a plain transformers model: merged, in eval mode, gradients off.
+
+    Args:
+        name: a shipped encoder ("pictoworld", "pictoworld/safe-clip"), "none" for the original, or a folder.
+        tower: "text"; no vision tower is shipped yet.
+        projection: return the class with the projection head (SDXL's second encoder reads it).
+        dtype: of the weights; float32 when None.
+        device: where to put it; the CPU when None.
+
+    Returns:
+        A ``CLIPTextModel`` (last_hidden_state (n, tokens, width)), or ``CLIPTextModelWithProjection``.
+
+    Raises:
+        UnknownNameError: the name is neither shipped nor a folder; it suggests the nearest.
+        BadInputError: the tower is not one of this encoder's, or the folder holds no CLIP text tower.
+        IntegrityError: a shipped file is missing, truncated or changed; it names both hashes.
+
+    Example:
+        >>> pipe.text_encoder = safeencoders.load("pictoworld")
+    """
+    if tower != "text":
+        raise BadInputError(f"expected tower='text', got {tower!r}: encoder {name!r} has a text tower only")
+    import torch
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+    folder = encoder_folder(name)
+    kind = CLIPTextModelWithProjection if projection else CLIPTextModel
+    if read_json(folder / "config.json").get("model_type") != "clip_text_model":
+        raise BadInputError(f"expected a CLIP text tower in {folder}, got another kind of model; see its config.json")
+    model = models.quiet(kind, folder, dtype=dtype or torch.float32)
+    return model.to(device or "cpu").eval().requires_grad_(False)  # type: ignore[no-any-return]

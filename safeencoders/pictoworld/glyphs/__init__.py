@@ -1,0 +1,1 @@
+"""What the world is drawn of: things, signs and places."""

@@ -1,0 +1,195 @@
+"""Terms: pure functions of student and reference embeddings, the parts of every objective.
+
+Symbols: t, v a safe text and image, t*, v* their unsafe twins, b a benign look-alike's text; T, V the tuned
+towers and T0, V0 the frozen references. x^ is x / |x|. A batch holds some of these roles; a term whose roles
+are missing is dropped. Every term is a mean over the batch, so a permutation of the rows changes nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+Role = Literal["t", "v", "t*", "v*", "b"]
+Kind = Literal["projected", "last_hidden"]
+LOGIT_SCALE = 100.0
+"""CLIP's learned scale at its cap; Safe-CLIP keeps it fixed (methods of the ECCV 2024 paper)."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One side of a term: the embedding of a role by the tuned or by the reference tower."""
+
+    role: Role
+    tuned: bool = False
+
+    def __str__(self) -> str:
+        """Print as in the papers: T(t*) or V0(v)."""
+        return f"{'V' if self.role[0] == 'v' else 'T'}{'' if self.tuned else '0'}({self.role})"
+
+
+class Embeddings(Protocol):
+    """Gives each embedding of a batch, encoding every (source, kind) once."""
+
+    def has(self, source: Source) -> bool:
+        """Return whether the batch holds the role and, for a tuned source, whether its tower is trained."""
+        ...
+
+    def get(self, source: Source, kind: Kind) -> Tensor:
+        """Return (n, d) for "projected", (n, tokens, d) for "last_hidden"; references carry no gradient."""
+        ...
+
+    def positions(self, role: Role, target: Role) -> Tensor:
+        """Return int64 (n, tokens): for each token of ``role`` the token of ``target`` that stands for it."""
+        ...
+
+
+class Term(Protocol):
+    """A named, weighted part of an objective."""
+
+    weight: float
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The embeddings without which the term is dropped."""
+        ...
+
+    def value(self, embeddings: Embeddings) -> Tensor:
+        """Return the unweighted scalar."""
+        ...
+
+
+def nce(first: Tensor, second: Tensor, negatives: Tensor | None = None) -> Tensor:
+    """Symmetric InfoNCE at the fixed scale of 100 (Radford et al., 2021; Safe-CLIP, eq. 3).
+
+    Args:
+        first: (n, d), any norm.
+        second: (n, d), row i is the match of row i of ``first``.
+        negatives: (m, d) further rows that ``first`` must not match; they join its gallery only.
+
+    Returns:
+        0-dimensional tensor >= 0.
+    """
+    a, b = functional.normalize(first, dim=-1), functional.normalize(second, dim=-1)
+    target = torch.arange(len(a), device=a.device)
+    logits = LOGIT_SCALE * a @ b.T
+    backward = functional.cross_entropy(logits.T, target)
+    if negatives is not None:
+        logits = torch.cat([logits, LOGIT_SCALE * a @ functional.normalize(negatives, dim=-1).T], dim=1)
+    return (functional.cross_entropy(logits, target) + backward) / 2
+
+
+def align(first: Tensor, second: Tensor) -> Tensor:
+    """Mean of 1 - cos over rows (Safe-CLIP, eq. 4 and 5); (n, d) each, in 0..2."""
+    return (1 - functional.cosine_similarity(first, second, dim=-1)).mean()
+
+
+def hidden(first: Tensor, second: Tensor, positions: Tensor | None = None) -> Tensor:
+    """Relative squared error of hidden states, (n, tokens, d) each.
+
+    Args:
+        positions: int64 (n, tokens); token i of ``first`` is compared with token positions[i] of ``second``.
+
+    Returns:
+        Mean squared difference over the mean square of the target, >= 0.
+    """
+    if positions is not None:
+        second = second.gather(1, positions[..., None].expand(-1, -1, second.shape[-1]))
+    return (first - second).square().mean() / second.square().mean()
+
+
+@dataclass(frozen=True)
+class NCE:
+    """Contrast of matched pairs; ``against`` adds a role's embeddings as further negatives of the first side."""
+
+    weight: float
+    first: Source
+    second: Source
+    against: Source | None = None
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """Both sides and the extra negatives."""
+        return (self.first, self.second, *([self.against] if self.against else []))
+
+    def value(self, embeddings: Embeddings) -> Tensor:
+        """Return ``nce`` of the projected embeddings."""
+        extra = embeddings.get(self.against, "projected") if self.against else None
+        return nce(embeddings.get(self.first, "projected"), embeddings.get(self.second, "projected"), extra)
+
+    def __str__(self) -> str:
+        """Print the kind and its sources."""
+        return f"NCE({self.first}, {self.second}{f'; not {self.against}' if self.against else ''})"
+
+
+@dataclass(frozen=True)
+class Align:
+    """Distance of matched pairs in angle."""
+
+    weight: float
+    first: Source
+    second: Source
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """Both sides."""
+        return (self.first, self.second)
+
+    def value(self, embeddings: Embeddings) -> Tensor:
+        """Return ``align`` of the projected embeddings."""
+        return align(embeddings.get(self.first, "projected"), embeddings.get(self.second, "projected"))
+
+    def __str__(self) -> str:
+        """Print the kind and its sources."""
+        return f"Align({self.first}, {self.second})"
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """Distance of the token states that a UNet reads; tokens of another role are aligned word by word."""
+
+    weight: float
+    first: Source
+    second: Source
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """Both sides."""
+        return (self.first, self.second)
+
+    def value(self, embeddings: Embeddings) -> Tensor:
+        """Return ``hidden`` of the last hidden states."""
+        a, b = self.first.role, self.second.role
+        positions = None if a == b else embeddings.positions(a, b)
+        return hidden(
+            embeddings.get(self.first, "last_hidden"), embeddings.get(self.second, "last_hidden"), positions
+        )
+
+    def __str__(self) -> str:
+        """Print the kind and its sources."""
+        return f"Hidden({self.first}, {self.second})"
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A named sum of weighted terms; prints as its formula."""
+
+    name: str
+    terms: tuple[Term, ...]
+
+    def usable(self, embeddings: Embeddings) -> Objective:
+        """Return the objective without the terms that lack a role or a trained tower."""
+        kept = tuple(term for term in self.terms if all(embeddings.has(source) for source in term.sources))
+        return Objective(self.name, kept)
+
+    def value(self, embeddings: Embeddings) -> Tensor:
+        """Return the weighted sum of the terms."""
+        return torch.stack([term.weight * term.value(embeddings) for term in self.terms]).sum()
+
+    def __str__(self) -> str:
+        """Print the formula, e.g. L = 0.1 Align(T(t), T0(t)) + ..."""
+        return f"L[{self.name}] = " + " + ".join(f"{term.weight:g} {term}" for term in self.terms)

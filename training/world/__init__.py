@@ -1,0 +1,1 @@
+"""How the world's own models are fitted from nothing."""

@@ -1,0 +1,55 @@
+"""The world's autoencoder: pictures of 64 x 64 to latents of 32 x 4 x 4 and back (Kingma and Welling, 2014).
+
+Look-alikes, concepts of all modes and flat colour patches are all in its diet, so that it is no filter itself.
+"""
+
+from __future__ import annotations
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+
+from safeencoders.pictoworld.pixels import pixel_values
+from safeencoders.pictoworld.renderer import SIZE, render_batch
+from safeencoders.pictoworld.scenes import stream
+
+LATENT_CHANNELS = 32
+KL_WEIGHT = 0.01
+
+
+def build() -> AutoencoderKL:
+    """Return the untrained autoencoder: four halvings, no attention."""
+    return AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        down_block_types=("DownEncoderBlock2D",) * 5,
+        up_block_types=("UpDecoderBlock2D",) * 5,
+        block_out_channels=(16, 32, 64, 64, 96),
+        layers_per_block=1,
+        latent_channels=LATENT_CHANNELS,
+        norm_num_groups=8,
+        sample_size=SIZE,
+        mid_block_add_attention=False,
+    )
+
+
+class AutoencoderTask:
+    """Absolute plus squared error of the pixels, and a small Kullback-Leibler term on the latents."""
+
+    def __init__(self, batch: int, seed: int) -> None:
+        torch.manual_seed(seed)
+        self.model = build()
+        self.module: nn.Module = self.model
+        self._batch, self._seed = batch, seed
+
+    def loss(self, step: int) -> Tensor:
+        """Return the loss of a step's pictures."""
+        quads, benigns = stream("autoencoder", self._seed, step, self._batch, everything=True)
+        pictures = [q.unsafe if i % 2 else q.safe for i, q in enumerate(quads)] + [b.picture for b in benigns]
+        pixels = pixel_values(render_batch(pictures))
+        with torch.autocast("cpu", torch.bfloat16):
+            posterior = self.model.encode(pixels).latent_dist
+            decoded = self.model.decode(posterior.sample()).sample
+        error = decoded.float() - pixels
+        kl = posterior.kl().float().mean() / (SIZE * SIZE * 3)
+        return error.abs().mean() + error.square().mean() + KL_WEIGHT * kl

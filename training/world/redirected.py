@@ -1,0 +1,45 @@
+"""Redirected towers of the world: a recipe, the world's CLIP and its quadruplets make a tuned text tower."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safeencoders.training.data import PictoworldReader
+from safeencoders.training.loop import Fit
+from safeencoders.training.objectives import objectives
+from safeencoders.training.recipe import Recipe
+from safeencoders.training.redirect import RedirectTask
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import CLIPModel, CLIPTokenizer
+
+
+def fit(
+    clip: CLIPModel, tokenizer: CLIPTokenizer, recipe: Recipe, checkpoint: Path, *, seed: int, steps: int | None = None
+) -> Fit:
+    """Prepare the redirection of the CLIP's text tower; ``run`` it, then take ``task.module``.
+
+    Args:
+        clip: the original; it is not changed.
+        checkpoint: file from which the run resumes and to which it saves.
+        seed: of the batches.
+        steps: a shorter run than the recipe's, with the same shape of schedule.
+    """
+    schedule = dataclasses.replace(recipe.schedule, seed=seed, steps=steps or recipe.schedule.steps)
+    make: Any = objectives.get(recipe.objective)
+    reader = PictoworldReader(tokenizer, schedule.batch, seed)
+    task = RedirectTask(clip, make(**recipe.weights), reader, recipe.frozen)
+    return Fit(task, schedule, checkpoint)
+
+
+def fingerprint(tower: nn.Module) -> str:
+    """Return the sha256 of a tower's weights, name by name, as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for name, value in sorted(tower.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
