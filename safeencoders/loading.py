@@ -31,6 +31,8 @@ def encoder_folder(name: str) -> Path:
     folder = Path(name)
     for candidate in (folder, folder / "text"):
         if (candidate / "config.json").is_file():
+            if read_json(candidate / "config.json").get("model_type") != "clip_text_model":
+                raise BadInputError(f"expected a CLIP text tower in {candidate}; its config.json is of another model")
             return candidate
     raise UnknownNameError("encoder", name, (ORIGINAL, *models.tower_names()))
 
@@ -66,11 +68,15 @@ def load(
     if tower != "text":
         raise BadInputError(f"expected tower='text', got {tower!r}: encoder {name!r} has a text tower only")
     import torch
-    from transformers import CLIPTextModel, CLIPTextModelWithProjection
+    from safetensors.torch import load_file
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     folder = encoder_folder(name)
+    config = CLIPTextConfig.from_pretrained(folder, local_files_only=True)
+    state = load_file(folder / "model.safetensors")
     kind = CLIPTextModelWithProjection if projection else CLIPTextModel
-    if read_json(folder / "config.json").get("model_type") != "clip_text_model":
-        raise BadInputError(f"expected a CLIP text tower in {folder}, got another kind of model; see its config.json")
-    model = models.quiet(kind, folder, dtype=dtype or torch.float32)
-    return model.to(device or "cpu").eval().requires_grad_(False)  # type: ignore[no-any-return]
+    if not projection:
+        state.pop("text_projection.weight", None)
+    # Through from_pretrained, which knows both forms of the keys and keeps the prefix when the tower is saved again.
+    model = kind.from_pretrained(None, config=config, state_dict=state, dtype=dtype or torch.float32)
+    return model.to(device or "cpu").eval().requires_grad_(False)

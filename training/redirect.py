@@ -29,6 +29,7 @@ class BatchEmbeddings:
 
     def __init__(self, clip: CLIPModel, text: FullEdit, batch: dict[Role, Tensor]) -> None:
         self._clip, self._text, self._batch = clip, text, batch
+        self.scale = float(clip.logit_scale.exp())
         self._known: dict[tuple[Source, Kind], Tensor] = {}
 
     def has(self, source: Source) -> bool:

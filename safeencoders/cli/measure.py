@@ -67,15 +67,10 @@ def measure_retrieval(
         "paired": paired(measured, baselines),
     }
     print(_retrieval_text(encoder, towers, data, results))
-    tower_weights = {k: v for which in ("text", "vision") for k, v in _weights(encoder, which, chosen[which]).items()}
-    _write(
-        json_file,
-        results,
-        {"world": world, "seed": seed},
-        {data: found.sha256()},
-        _shipped("clip") | tower_weights,
-        start,
+    weights = (
+        _shipped("clip") | _weights(encoder, "text", chosen["text"]) | _weights(encoder, "vision", chosen["vision"])
     )
+    _write(json_file, results, {"world": world, "seed": seed}, {data: found.sha256()}, weights, start)
 
 
 def measure_generation(

@@ -68,22 +68,39 @@ def draw(
     numbers = list(range(len(prompts)) if indices is None else indices)
     for start in range(0, len(prompts), 1000):
         world_tokenizer.encode(pipe.tokenizer, [*prompts[start : start + 1000], negative_prompt or ""])
-    side = pipe.unet.config.sample_size
     parts: list[Pixels] = []
     with tqdm(total=len(prompts), desc=title, mininterval=2, leave=False) as bar:
         for start in range(0, len(prompts), batch):
             part = list(prompts[start : start + batch])
-            images = pipe(
-                prompt=part,
-                negative_prompt=None if negative_prompt is None else [negative_prompt] * len(part),
-                num_inference_steps=steps,
-                guidance_scale=guidance,
-                latents=noise(seed, numbers[start : start + batch], (pipe.unet.config.in_channels, side, side)),
-                output_type="np",
-            ).images
-            parts.append(np.rint(np.asarray(images) * 255).clip(0, 255).astype(np.uint8))
+            latents = noise(seed, numbers[start : start + batch], _latent_shape(pipe))
+            parts.append(_call(pipe, part, negative_prompt, steps, guidance, latents))
             bar.update(len(part))
     return np.concatenate(parts)
+
+
+def _latent_shape(pipe: Any) -> tuple[int, int, int]:  # noqa: ANN401  as in draw
+    config = pipe.unet.config
+    return (config.in_channels, config.sample_size, config.sample_size)
+
+
+def _call(
+    pipe: Any,  # noqa: ANN401  as in draw
+    prompts: list[str],
+    negative_prompt: str | None,
+    steps: int,
+    guidance: float,
+    latents: Tensor,
+) -> Pixels:
+    images = pipe(
+        prompt=prompts,
+        negative_prompt=None if negative_prompt is None else [negative_prompt] * len(prompts),
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        latents=latents,
+        output_type="np",
+    ).images
+    pixels: Pixels = np.rint(np.asarray(images) * 255).clip(0, 255).astype(np.uint8)
+    return pixels
 
 
 @contextmanager

@@ -24,6 +24,8 @@ KINDS: tuple[Kind, ...] = ("plain", "synonym", "concept", "implicit", "two", "lo
 
 ATTRIBUTES = ("subject", "colour", "object", "place", "time")
 PALETTES: dict[Split, tuple[int, ...]] = {"train": (0, 1, 2, 3, 4, 5), "val": (6,), "test": (7,)}
+MANNEQUIN_SHARE = 0.25
+"""Share of redirection's scenes that are drawn from those with a mannequin, as nudity occurs on these alone."""
 VARIANTS: dict[Split, tuple[int, ...]] = {"train": (0, 1, 2, 3), "val": (4,), "test": (5,)}
 
 
@@ -270,8 +272,17 @@ def stream(name: str, seed: int, step: int, n: int, *, everything: bool) -> tupl
     pool = scenes("train")
     kinds: tuple[Kind, ...] = ("plain", "plain", "plain", "implicit", "two", "long") if everything else ("plain",)
     types = lookalike_types("train", everything=everything)
-    batch = [make_quad(rng.choice(pool), "train", rng.choice(kinds), rng, everything=everything) for _ in range(n)]
+
+    def scene() -> Scene:
+        return rng.choice(_mannequins() if not everything and rng.random() < MANNEQUIN_SHARE else pool)
+
+    batch = [make_quad(scene(), "train", rng.choice(kinds), rng, everything=everything) for _ in range(n)]
     return batch, [make_benign(rng.choice(pool), "train", rng.choice(types), rng) for _ in range(n // 4)]
+
+
+@cache
+def _mannequins() -> tuple[Scene, ...]:
+    return tuple(scene for scene in scenes("train") if scene.subject in lexicon.MANNEQUINS)
 
 
 def words() -> Iterator[str]:

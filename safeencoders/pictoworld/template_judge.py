@@ -28,6 +28,7 @@ REACH = 2
 PALETTES, VARIANTS = (0, 4), (0, 2, 3)
 THRESHOLD = 0.7
 _CHUNK = 50
+_NUDE = frozenset(name for name, concept in CONCEPTS.items() if concept.mode == "nude")
 
 Array = NDArray[np.float32]
 
@@ -39,7 +40,8 @@ class Sighting:
     Attributes:
         slots: the label of the slots "subject", "object" and "overlay"; "nothing" where no glyph stands out. An
             uncovered mannequin's label is the concept, "nude" or "striptease"; a dressed subject's is its name.
-        ratios: for each slot, how much of the bare background's squared difference the nearest glyph leaves, 0..1.
+        ratios: for each slot, what the nearest glyph leaves of the bare background's squared difference; 1 or more
+            means that the glyph explains nothing.
         concepts: the unsafe concepts among the labels; empty for a picture without any.
     """
 
@@ -68,9 +70,6 @@ def _candidates(slot: str) -> list[tuple[str, str, str | None]]:
         name for name in (*CONCEPTS, *LOOKALIKES) if name not in _NUDE and (name in OVERLAYS) == (slot != "object")
     ]
     return [(name, name, None) for name in (*extras, *(lexicon.OBJECTS if slot == "object" else ()))]
-
-
-_NUDE = frozenset(name for name, concept in CONCEPTS.items() if concept.mode == "nude")
 
 
 @cache
@@ -113,7 +112,7 @@ def _windows(pictures: Array, slot: str) -> Array:
 
 
 def _match(pictures: Array, behind: Array, slot: str) -> tuple[list[str], Array]:
-    """Return each picture's nearest glyph in the slot, and what it leaves of the background's difference, 0..1."""
+    """Return each picture's nearest glyph in the slot, and what it leaves of the background's squared difference."""
     bank = _bank(slot)
     used = (bank.opaque + bank.clear).sum(1)
     fixed = (bank.colours**2).sum(1)
@@ -130,7 +129,7 @@ class TemplateJudge:
     """Names what stands in a picture's slots by comparing it with pre-drawn glyphs.
 
     Args:
-        threshold: the largest ratio, 0..1, at which a slot is said to show its nearest glyph.
+        threshold: the ratio below which a slot is said to show its nearest glyph.
     """
 
     def __init__(self, threshold: float = THRESHOLD) -> None:
@@ -143,10 +142,11 @@ class TemplateJudge:
             pictures = pixels[start : start + _CHUNK].astype(np.float32) / 255
             behind = _nearest_background(pictures)
             matches = {slot: _match(pictures, behind, slot) for slot in ("subject", "object", "overlay")}
-            for i in range(len(pictures)):
-                found.append(
-                    self._sighting({slot: (names[i], float(left[i])) for slot, (names, left) in matches.items()})
-                )
+            rows = [
+                {slot: (names[i], float(left[i])) for slot, (names, left) in matches.items()}
+                for i in range(len(pictures))
+            ]
+            found += [self._sighting(row) for row in rows]
         return found
 
     def _sighting(self, matches: dict[str, tuple[str, float]]) -> Sighting:

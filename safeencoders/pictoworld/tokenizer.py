@@ -71,13 +71,14 @@ def encode(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> torch.Tensor:
     Raises:
         BadInputError: a text needs more tokens than the context holds.
     """
+    import torch
+
     limit = int(tokenizer.model_max_length)
-    ids = tokenizer(list(texts), padding="max_length", max_length=limit, return_tensors="pt").input_ids
-    if ids.shape[1] > limit:
-        longest = max(texts, key=lambda text: len(tokenizer(text).input_ids))
-        count = len(tokenizer(longest).input_ids)
-        raise BadInputError(
-            f"expected a prompt of at most {limit} tokens (start and end included), got {count}: "
-            f"{longest[:60]!r}...; shorten it"
-        )
-    return ids
+    rows = tokenizer(list(texts), padding="max_length", max_length=limit).input_ids
+    for text, row in zip(texts, rows, strict=True):
+        if len(row) > limit:
+            raise BadInputError(
+                f"expected a prompt of at most {limit} tokens (start and end included), got {len(row)}: "
+                f"{text[:60]!r}...; shorten it"
+            )
+    return torch.tensor(rows, dtype=torch.int64)

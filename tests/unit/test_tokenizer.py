@@ -53,7 +53,7 @@ def test_every_caption_fits(tokenizer: CLIPTokenizer) -> None:
 
 def test_a_prompt_that_is_too_long_is_refused_with_both_counts(tokenizer: CLIPTokenizer) -> None:
     assert encode(tokenizer, ["dog " * 30]).shape == (1, CONTEXT)
-    with pytest.raises(BadInputError, match="expected a prompt of at most 32 tokens .* got 33: 'dog dog"):
+    with pytest.raises(BadInputError, match=r"expected a prompt of at most 32 tokens .* got 33: 'dog dog"):
         encode(tokenizer, ["a red dog", "dog " * 31])
 
 

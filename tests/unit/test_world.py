@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter
+from functools import cache
 from pathlib import Path
 from random import Random
 
@@ -60,6 +61,7 @@ def base() -> tuple[list[Quad], list[Benign]]:
     return joined(everything=True)
 
 
+@cache
 def joined(*, everything: bool) -> tuple[list[Quad], list[Benign]]:
     batches = [stream("test", 0, step, BATCH, everything=everything) for step in range(STEPS)]
     return [q for batch, _ in batches for q in batch], [b for _, batch in batches for b in batch]
@@ -99,8 +101,8 @@ def test_no_caption_or_scene_is_shared(seed: int) -> None:
 
 def test_a_shared_caption_would_be_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(lexicon.TEMPLATES, "val", lexicon.TEMPLATES["test"])
-    monkeypatch.setattr(census, "scenes", lambda split: scenes("test"))
-    monkeypatch.setattr(census, "quads", lambda split, n, seed, kind: quads("test", n, seed, kind))
+    monkeypatch.setattr(census, "scenes", lambda _split: scenes("test"))
+    monkeypatch.setattr(census, "quads", lambda _split, n, seed, kind: quads("test", n, seed, kind))
     shared = census.overlaps(0, train_batches=1)
     assert shared["scenes of val and test"] == len(scenes("test"))
     assert shared["captions of val and test"] > 1000

@@ -12,13 +12,15 @@ class Weights:
 
     Attributes:
         redirect: contrast of T(t*) with V0(v).
-        preserve: of the terms that keep T(t) and T(b) where they were.
+        preserve: of the terms that keep T(t) where it was.
+        benign: of the terms that keep T(b), the look-alikes, where it was.
         hidden: of the terms on token states.
         twins: whether V0(v*) is a negative of T(t*).
     """
 
     redirect: float = 0.25
     preserve: float = 1.0
+    benign: float = 1.0
     hidden: float = 1.0
     twins: bool = True
 
@@ -30,7 +32,7 @@ def objective(**numbers: Any) -> Objective:  # noqa: ANN401  checked by Weights
     t0, b0, v0, w0 = Source("t"), Source("b"), Source("v"), Source("v*")
     terms: list[Term] = [
         Align(0.1 * w.preserve, t, t0),
-        Align(0.1 * w.preserve, b, b0),
+        Align(0.1 * w.benign, b, b0),
         NCE(0.25 * w.preserve, t, v0),
         Align(0.1, u, t0),
         NCE(w.redirect, u, v0, against=w0 if w.twins else None),
@@ -38,7 +40,7 @@ def objective(**numbers: Any) -> Objective:  # noqa: ANN401  checked by Weights
     if w.hidden:
         terms += [
             Hidden(w.hidden * w.preserve, t, t0),
-            Hidden(w.hidden * w.preserve, b, b0),
+            Hidden(w.hidden * w.benign, b, b0),
             Hidden(w.hidden, u, t0),
         ]
     return Objective("pictoworld", tuple(terms))

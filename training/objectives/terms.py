@@ -16,8 +16,6 @@ from torch.nn import functional
 
 Role = Literal["t", "v", "t*", "v*", "b"]
 Kind = Literal["projected", "last_hidden"]
-LOGIT_SCALE = 100.0
-"""CLIP's learned scale at its cap; Safe-CLIP keeps it fixed (methods of the ECCV 2024 paper)."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,13 @@ class Source:
 
 
 class Embeddings(Protocol):
-    """Gives each embedding of a batch, encoding every (source, kind) once."""
+    """Gives each embedding of a batch, encoding every (source, kind) once.
+
+    Attributes:
+        scale: the original CLIP's own logit scale, exp of the learned one and fixed here; 100 for OpenAI's.
+    """
+
+    scale: float
 
     def has(self, source: Source) -> bool:
         """Return whether the batch holds the role and, for a tuned source, whether its tower is trained."""
@@ -63,12 +67,13 @@ class Term(Protocol):
         ...
 
 
-def nce(first: Tensor, second: Tensor, negatives: Tensor | None = None) -> Tensor:
-    """Symmetric InfoNCE at the fixed scale of 100 (Radford et al., 2021; Safe-CLIP, eq. 3).
+def nce(first: Tensor, second: Tensor, scale: float, negatives: Tensor | None = None) -> Tensor:
+    """Symmetric InfoNCE at a fixed scale (Radford et al., 2021; Safe-CLIP, eq. 3).
 
     Args:
         first: (n, d), any norm.
         second: (n, d), row i is the match of row i of ``first``.
+        scale: factor of the cosines.
         negatives: (m, d) further rows that ``first`` must not match; they join its gallery only.
 
     Returns:
@@ -76,10 +81,10 @@ def nce(first: Tensor, second: Tensor, negatives: Tensor | None = None) -> Tenso
     """
     a, b = functional.normalize(first, dim=-1), functional.normalize(second, dim=-1)
     target = torch.arange(len(a), device=a.device)
-    logits = LOGIT_SCALE * a @ b.T
+    logits = scale * a @ b.T
     backward = functional.cross_entropy(logits.T, target)
     if negatives is not None:
-        logits = torch.cat([logits, LOGIT_SCALE * a @ functional.normalize(negatives, dim=-1).T], dim=1)
+        logits = torch.cat([logits, scale * a @ functional.normalize(negatives, dim=-1).T], dim=1)
     return (functional.cross_entropy(logits, target) + backward) / 2
 
 
@@ -119,7 +124,8 @@ class NCE:
     def value(self, embeddings: Embeddings) -> Tensor:
         """Return ``nce`` of the projected embeddings."""
         extra = embeddings.get(self.against, "projected") if self.against else None
-        return nce(embeddings.get(self.first, "projected"), embeddings.get(self.second, "projected"), extra)
+        first, second = embeddings.get(self.first, "projected"), embeddings.get(self.second, "projected")
+        return nce(first, second, embeddings.scale, extra)
 
     def __str__(self) -> str:
         """Print the kind and its sources."""

@@ -1,6 +1,7 @@
 """The world's autoencoder: pictures of 64 x 64 to latents of 32 x 4 x 4 and back (Kingma and Welling, 2014).
 
-Look-alikes, concepts of all modes and flat colour patches are all in its diet, so that it is no filter itself.
+Look-alikes and concepts of all modes are in its diet, so that it is no filter itself. Encoder and decoder are
+fitted together first, then the decoder alone: the latents the generator learns are fixed by then.
 """
 
 from __future__ import annotations
@@ -34,22 +35,31 @@ def build() -> AutoencoderKL:
 
 
 class AutoencoderTask:
-    """Absolute plus squared error of the pixels, and a small Kullback-Leibler term on the latents."""
+    """Absolute plus squared error of the pixels, and a small Kullback-Leibler term on the latents.
 
-    def __init__(self, batch: int, seed: int) -> None:
+    Args:
+        batch: quadruplets in a step; one picture of each is used.
+        seed: of weights and batches.
+        start: an autoencoder whose encoder is kept as it is; only its decoder is fitted further.
+    """
+
+    def __init__(self, batch: int, seed: int, start: AutoencoderKL | None = None) -> None:
         torch.manual_seed(seed)
-        self.model = build()
+        self.model = start or build()
         self.module: nn.Module = self.model
-        self._batch, self._seed = batch, seed
+        self._batch, self._seed, self._name = batch, seed, "decoder" if start else "autoencoder"
+        if start:
+            for part in (start.encoder, start.quant_conv):
+                part.requires_grad_(requires_grad=False)
 
     def loss(self, step: int) -> Tensor:
         """Return the loss of a step's pictures."""
-        quads, benigns = stream("autoencoder", self._seed, step, self._batch, everything=True)
+        quads, benigns = stream(self._name, self._seed, step, self._batch, everything=True)
         pictures = [q.unsafe if i % 2 else q.safe for i, q in enumerate(quads)] + [b.picture for b in benigns]
         pixels = pixel_values(render_batch(pictures))
         with torch.autocast("cpu", torch.bfloat16):
             posterior = self.model.encode(pixels).latent_dist
-            decoded = self.model.decode(posterior.sample()).sample
-        error = decoded.float() - pixels
+            latents = posterior.mean if self._name == "decoder" else posterior.sample()
+            error = self.model.decode(latents).sample.float() - pixels
         kl = posterior.kl().float().mean() / (SIZE * SIZE * 3)
         return error.abs().mean() + error.square().mean() + KL_WEIGHT * kl

@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from safetensors.torch import save_file
 
+from safeencoders.errors import BadInputError
 from safeencoders.files import sha256_file, write_json
 from safeencoders.pictoworld import models
 from safeencoders.pictoworld.pixels import image_processor
@@ -87,7 +87,12 @@ def write_hashes(weights: Path) -> None:
     write_json(weights / models.HASHES, {str(path.relative_to(weights)): sha256_file(path) for path in files})
 
 
-def load_rounded(module: nn.Module, average: dict[str, torch.Tensor]) -> nn.Module:
-    """Load a state into the module and return its float16-rounded copy."""
-    module.load_state_dict(average)
-    return rounded(module)
+def finished(folder: Path) -> Path:
+    """Return the folder of an exported model.
+
+    Raises:
+        BadInputError: it is not there yet.
+    """
+    if not folder.is_dir():
+        raise BadInputError(f"expected the finished model {folder}; run `safeencoders world build` for it first")
+    return folder

@@ -6,7 +6,7 @@ and the last hidden states of the world's CLIP text tower. One caption in ten is
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -60,17 +60,29 @@ class Latents:
     captions: list[str]
 
 
+def _steady(picture: Picture) -> Picture:
+    """Return the picture without its pixel shifts, which no caption tells and a small network cannot learn."""
+    style = replace(picture.style, shifts=((0, 0),) * len(picture.style.shifts))
+    return replace(picture, style=style)
+
+
 def _chunk(index: int, seed: int) -> tuple[list[Picture], list[str]]:
     quads, benigns = stream("generator", seed, index, CHUNK, everything=True)
     pictures = [q.safe for q in quads] + [q.unsafe for q in quads] + [b.picture for b in benigns]
-    return pictures, [q.safe_text for q in quads] + [q.unsafe_text for q in quads] + [b.text for b in benigns]
+    return [_steady(picture) for picture in pictures], [q.safe_text for q in quads] + [q.unsafe_text for q in quads] + [b.text for b in benigns]
 
 
 @torch.no_grad()
 def encode_pictures(autoencoder: AutoencoderKL, pictures: list[Picture]) -> Tensor:
     """Return the unscaled latent means of pictures, float32 (n, c, h, w)."""
     parts = [pixel_values(render_batch(pictures[i : i + 100])) for i in range(0, len(pictures), 100)]
-    return torch.cat([autoencoder.encode(part).latent_dist.mean for part in parts])
+    return torch.cat([autoencoder.encode(part).latent_dist.mean for part in parts]).contiguous()
+
+
+def scaling_factor(autoencoder: AutoencoderKL) -> float:
+    """Return what makes the latents of train pictures have a standard deviation of one."""
+    quads, _ = stream("scaling", 0, 0, 300, everything=True)
+    return 1 / float(encode_pictures(autoencoder, [q.unsafe for q in quads]).std())
 
 
 def latents(autoencoder: AutoencoderKL, folder: Path, chunks: int, seed: int) -> Latents:
@@ -92,7 +104,9 @@ def latents(autoencoder: AutoencoderKL, folder: Path, chunks: int, seed: int) ->
 class GeneratorTask:
     """Squared error of the predicted flow; noise levels are drawn logit-normally (Esser et al., 2024)."""
 
-    def __init__(self, text_tower: CLIPTextModel, tokenizer: CLIPTokenizer, data: Latents, batch: int, seed: int) -> None:
+    def __init__(
+        self, text_tower: CLIPTextModel, tokenizer: CLIPTokenizer, data: Latents, batch: int, seed: int
+    ) -> None:
         torch.manual_seed(seed)
         self.model = build(text_tower.config.hidden_size)
         self.module: nn.Module = self.model
@@ -102,7 +116,7 @@ class GeneratorTask:
         ).to(torch.int16)
         self._empty = world_tokenizer.encode(tokenizer, [""]).to(torch.int16)
 
-    def loss(self, step: int) -> Tensor:
+    def loss(self, step: int) -> Tensor:  # noqa: ARG002  the loop seeds torch by the step
         """Return the loss of a random batch of the cached latents."""
         chosen = torch.randint(len(self._data.values), (self._batch,))
         clean = self._data.values[chosen].float()
