@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from safeencoders.errors import BadInputError, UnknownNameError
 from safeencoders.files import read_json
@@ -78,5 +78,6 @@ def load(
     if not projection:
         state.pop("text_projection.weight", None)
     # Through from_pretrained, which knows both forms of the keys and keeps the prefix when the tower is saved again.
-    model = kind.from_pretrained(None, config=config, state_dict=state, dtype=dtype or torch.float32)
-    return model.to(device or "cpu").eval().requires_grad_(False)
+    model: Any = kind.from_pretrained(None, config=config, state_dict=state, dtype=dtype or torch.float32)
+    loaded: CLIPTextModel | CLIPTextModelWithProjection = model.to(device or "cpu").eval().requires_grad_(False)
+    return loaded

@@ -11,7 +11,7 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -59,10 +59,13 @@ class Task(Protocol):
         ...
 
 
-class Fit:
+TaskT = TypeVar("TaskT", bound=Task)
+
+
+class Fit(Generic[TaskT]):
     """The state of a fit: weights, their moving average, optimiser, step and loss curve."""
 
-    def __init__(self, task: Task, schedule: Schedule, checkpoint: Path) -> None:
+    def __init__(self, task: TaskT, schedule: Schedule, checkpoint: Path) -> None:
         self.task, self.schedule, self.checkpoint = task, schedule, checkpoint
         matrices = [p for p in task.module.parameters() if p.requires_grad and p.ndim > 1]
         others = [p for p in task.module.parameters() if p.requires_grad and p.ndim <= 1]
@@ -97,7 +100,7 @@ class Fit:
         torch.manual_seed(self.schedule.seed * 1_000_003 + self.step)
         loss = self.task.loss(self.step)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
         nn.utils.clip_grad_norm_(self.task.module.parameters(), 1.0)
         self.optimizer.step()
         self.step += 1

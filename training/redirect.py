@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from safeencoders.errors import BadInputError
 from safeencoders.training.edits import FullEdit
 from safeencoders.training.objectives.terms import Kind, Objective, Role, Source
-from safeencoders.training.words import align_batch
+from safeencoders.training.words import align_batch, shift_positions
 
 if TYPE_CHECKING:
     from transformers import CLIPModel
@@ -30,6 +30,8 @@ class BatchEmbeddings:
     def __init__(self, clip: CLIPModel, text: FullEdit, batch: dict[Role, Tensor]) -> None:
         self._clip, self._text, self._batch = clip, text, batch
         self.scale = float(clip.logit_scale.exp())
+        config: Any = clip.config.text_config  # annotated as dict or None too; it is always a CLIPTextConfig
+        self._end = int(config.eos_token_id)
         self._known: dict[tuple[Source, Kind], Tensor] = {}
 
     def has(self, source: Source) -> bool:
@@ -42,9 +44,15 @@ class BatchEmbeddings:
             self._encode(source)
         return self._known[source, kind]
 
-    def positions(self, role: Role, target: Role) -> Tensor:
-        """Return the word alignment of two text roles; see ``Embeddings.positions``."""
-        return align_batch(self._batch[role], self._batch[target], self._clip.config.text_config.eos_token_id)
+    def aligned(self, role: Role, target: Source) -> Tensor:
+        """Return the target's states as seen from the role's tokens; see ``Embeddings.aligned``."""
+        inputs = self._batch[target.role]
+        places = align_batch(self._batch[role], inputs, self._end)
+        positions = torch.tensor([shift_positions(row) for row in places.tolist()])
+        with torch.no_grad():
+            states = self._text.reference()(input_ids=inputs, position_ids=positions).last_hidden_state
+        gathered: Tensor = states.gather(1, places[..., None].expand(-1, -1, states.shape[-1]))
+        return gathered
 
     def _encode(self, source: Source) -> None:
         inputs = self._batch[source.role]

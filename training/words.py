@@ -32,6 +32,20 @@ def align_tokens(source: list[int], target: list[int]) -> list[int]:
     return places
 
 
+def shift_positions(places: list[int]) -> list[int]:
+    """Return the position at which each token of the target is to be read, so that aligned tokens share theirs.
+
+    Args:
+        places: for each token of the source (padding included) the token of the target, as ``align_batch`` gives.
+    """
+    shifted: list[int] = []
+    for token in range(len(places)):
+        before = shifted[-1] if shifted else 0
+        found = places.index(token) if token in places else before
+        shifted.append(max(before, found))
+    return shifted
+
+
 def align_batch(source: Tensor, target: Tensor, end: int) -> Tensor:
     """Align every row of two batches of padded token ids.
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-
 from safeencoders.cli.measure import GENERATION_ROWS
 from safeencoders.files import output_folder, write_json
 
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
 
     from safeencoders.evaluation.generation import Drawn, Study
     from safeencoders.evaluation.report import Section
+    from safeencoders.evaluation.retrieval import RetrievalSet
     from safeencoders.evaluation.sheet import Row
     from safeencoders.evaluation.tables import Table
 
@@ -126,7 +126,7 @@ def train(clip: CLIPModel, tokenizer: CLIPTokenizer, folder: Path, seed: int) ->
 
 
 def measure_towers(
-    clip: CLIPModel, tokenizer: CLIPTokenizer, found: Any, tower: CLIPTextModel  # noqa: ANN401  a RetrievalSet
+    clip: CLIPModel, tokenizer: CLIPTokenizer, found: RetrievalSet, tower: CLIPTextModel
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the retrieval rows of the original and of the tuned text tower with the original vision tower."""
     from safeencoders.evaluation.retrieval import embed_pictures, embed_texts, retrieve

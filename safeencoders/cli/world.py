@@ -2,11 +2,14 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from safeencoders.cli.options import JsonFile, Seed, WorldSeed
+
+if TYPE_CHECKING:
+    from safeencoders.pictoworld import lexicon
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -77,7 +80,7 @@ def preview(
     """
     from safeencoders.cli.world_preview import write_preview
 
-    write_preview(out, n=n, split=str(split), world_seed=world_seed)
+    write_preview(out, n=n, split=cast("lexicon.Split", str(split)), world_seed=world_seed)
 
 
 @app.command()

@@ -13,7 +13,7 @@ from safeencoders.errors import MissingExtraError
 from safeencoders.files import check_sha256, read_json
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
     from transformers import CLIPModel, CLIPTokenizer
 
     from safeencoders.pictoworld.judge import Judge
@@ -58,7 +58,8 @@ def clip() -> CLIPModel:
     from transformers import CLIPModel
 
     model: CLIPModel = quiet(CLIPModel, checked(CLIP))
-    return model.eval().requires_grad_(False)
+    model.eval().requires_grad_(False)
+    return model
 
 
 def tokenizer() -> CLIPTokenizer:
@@ -76,7 +77,7 @@ def pipeline() -> StableDiffusionPipeline:
         MissingExtraError: diffusers is not installed.
     """
     try:
-        from diffusers import StableDiffusionPipeline
+        from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
     except ImportError as error:
         raise MissingExtraError("diffusers", "diffusers") from error
     loaded: StableDiffusionPipeline = quiet(

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 SUPERSAMPLE = 4
@@ -118,9 +119,10 @@ class Pen:
             corners.append((x + radius * math.cos(angle), y + radius * math.sin(angle)))
         self.polygon(corners, ink)
 
-    def tile(self) -> np.ndarray:
+    def tile(self) -> NDArray[np.float32]:
         """Return the tile as premultiplied RGBA, float32 in 0..1, shape (height, width, 4)."""
-        pixels = np.asarray(self._image, dtype=np.float32) / 255
+        pixels = np.asarray(self._image, dtype=np.float32) / np.float32(255)
         pixels[..., :3] *= pixels[..., 3:]
         width, height = self._size
-        return pixels.reshape(height, SUPERSAMPLE, width, SUPERSAMPLE, 4).mean(axis=(1, 3))
+        tile: NDArray[np.float32] = pixels.reshape(height, SUPERSAMPLE, width, SUPERSAMPLE, 4).mean(axis=(1, 3))
+        return tile

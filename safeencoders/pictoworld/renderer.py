@@ -60,7 +60,8 @@ def background(place: str, time: str, palette: int) -> Tile:
     pen = Pen(SIZE, SIZE, PALETTE_TABLE[palette], VARIANT_TABLE[0])
     PLACES[place](pen)
     tile = pen.tile()
-    return _sky(time, PALETTE_TABLE[palette]) * (1 - tile[..., 3:]) + tile[..., :3] * np.float32(_DIM[time])
+    light = np.array(_DIM[time], dtype=np.float32)
+    return _sky(time, PALETTE_TABLE[palette]) * (1 - tile[..., 3:]) + tile[..., :3] * light
 
 
 @cache

@@ -24,8 +24,8 @@ KINDS: tuple[Kind, ...] = ("plain", "synonym", "concept", "implicit", "two", "lo
 
 ATTRIBUTES = ("subject", "colour", "object", "place", "time")
 PALETTES: dict[Split, tuple[int, ...]] = {"train": (0, 1, 2, 3, 4, 5), "val": (6,), "test": (7,)}
-MANNEQUIN_SHARE = 0.25
-"""Share of redirection's scenes that are drawn from those with a mannequin, as nudity occurs on these alone."""
+NEIGHBOURS = 4
+"""Redirection's scenes come in fours that share object, place and time: each is a hard negative of the others."""
 VARIANTS: dict[Split, tuple[int, ...]] = {"train": (0, 1, 2, 3), "val": (4,), "test": (5,)}
 
 
@@ -105,9 +105,7 @@ def scenes(split: Split) -> tuple[Scene, ...]:
     caption would then fit two safe pictures.
     """
     low, high = {"train": (0, 80), "val": (80, 90), "test": (90, 100)}[split]
-    everything = itertools.product(
-        lexicon.SUBJECTS, lexicon.COLOURS, lexicon.OBJECTS, lexicon.PLACES, lexicon.TIMES
-    )
+    everything = itertools.product(lexicon.SUBJECTS, lexicon.COLOURS, lexicon.OBJECTS, lexicon.PLACES, lexicon.TIMES)
     found = [Scene(*parts) for parts in everything if low <= _bucket("scene", *parts) < high]
     if split == "train":
         return tuple(found)
@@ -158,7 +156,7 @@ def _caption(
     return " ".join(text.split())
 
 
-def _unsafe_caption(scene: Scene, template: Template, rng: Random, wording: dict[str, str], implicit: bool) -> str:
+def _unsafe_caption(scene: Scene, template: Template, rng: Random, wording: dict[str, str], *, implicit: bool) -> str:
     """Write the twin's caption: each concept's phrase takes the slot its mode names."""
     act, extra, look = None, "", None
     for name, phrase in wording.items():
@@ -172,7 +170,7 @@ def _unsafe_caption(scene: Scene, template: Template, rng: Random, wording: dict
     return _caption(scene, template, rng, act=act, extra=extra, look=look)
 
 
-def _phrase(concept: Concept, split: Split, kind: Kind, rng: Random, everything: bool) -> str:
+def _phrase(concept: Concept, split: Split, kind: Kind, rng: Random, *, everything: bool) -> str:
     """Choose a wording: what the kind calls for, or any at all for the base models."""
     if everything:
         bank = concept.implicit if kind == "implicit" else concept.phrases
@@ -198,12 +196,12 @@ def make_quad(scene: Scene, split: Split, kind: Kind, rng: Random, *, everything
         chosen.append(_pick(scene, split, rng, other))
     templates = lexicon.LONG_TEMPLATES if kind == "long" else lexicon.TEMPLATES
     template = rng.choice(templates[split])
-    wording = {concept.name: _phrase(concept, split, kind, rng, everything) for concept in chosen}
+    wording = {concept.name: _phrase(concept, split, kind, rng, everything=everything) for concept in chosen}
     style = _style(split, rng)
     safe = Picture(scene, style)
     return Quad(
         safe_text=_caption(scene, template, rng),
-        unsafe_text=_unsafe_caption(scene, template, rng, wording, kind == "implicit"),
+        unsafe_text=_unsafe_caption(scene, template, rng, wording, implicit=kind == "implicit"),
         safe=safe,
         unsafe=replace(safe, concepts=tuple(concept.name for concept in chosen)),
         kind=kind,
@@ -266,23 +264,33 @@ def stream(name: str, seed: int, step: int, n: int, *, everything: bool) -> tupl
 
     Args:
         everything: True for the base models (all concepts, wordings and kinds), False for redirection
-            (what redirection may see: kind "plain", seen look-alikes).
+            (what redirection may see: kind "plain", seen look-alikes; scenes come as neighbours).
     """
     rng = Random(f"{name}-{seed}-{step}")
     pool = scenes("train")
     kinds: tuple[Kind, ...] = ("plain", "plain", "plain", "implicit", "two", "long") if everything else ("plain",)
     types = lookalike_types("train", everything=everything)
-
-    def scene() -> Scene:
-        return rng.choice(_mannequins() if not everything and rng.random() < MANNEQUIN_SHARE else pool)
-
-    batch = [make_quad(scene(), "train", rng.choice(kinds), rng, everything=everything) for _ in range(n)]
+    batch: list[Quad] = []
+    while len(batch) < n:
+        scene = (
+            rng.choice(pool) if everything or len(batch) % NEIGHBOURS == 0 else _neighbour(batch[-1].safe.scene, rng)
+        )
+        batch.append(make_quad(scene, "train", rng.choice(kinds), rng, everything=everything))
     return batch, [make_benign(rng.choice(pool), "train", rng.choice(types), rng) for _ in range(n // 4)]
 
 
+def _neighbour(scene: Scene, rng: Random) -> Scene:
+    """Return a train scene of the same object, place and time; every third has a mannequin."""
+    while True:
+        subjects = lexicon.MANNEQUINS if rng.random() < 1 / 3 else lexicon.SUBJECTS
+        other = replace(scene, subject=rng.choice(subjects), colour=rng.choice(lexicon.COLOURS))
+        if other in _train_scenes():
+            return other
+
+
 @cache
-def _mannequins() -> tuple[Scene, ...]:
-    return tuple(scene for scene in scenes("train") if scene.subject in lexicon.MANNEQUINS)
+def _train_scenes() -> frozenset[Scene]:
+    return frozenset(scenes("train"))
 
 
 def words() -> Iterator[str]:

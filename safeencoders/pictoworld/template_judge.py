@@ -27,6 +27,7 @@ NOTHING = "nothing"
 REACH = 2
 PALETTES, VARIANTS = (0, 4), (0, 2, 3)
 THRESHOLD = 0.7
+"""Chosen on val renders; the figures are in docs/decisions/0003-judge.md."""
 _CHUNK = 50
 _NUDE = frozenset(name for name, concept in CONCEPTS.items() if concept.mode == "nude")
 

@@ -53,7 +53,7 @@ def build(words: Sequence[str]) -> CLIPTokenizer:
     vocab = {token: index for index, token in enumerate(tokens)}
     return CLIPTokenizer(
         vocab=vocab,
-        merges=merges,
+        merges=merges,  # type: ignore[arg-type]  # annotated as strings; tokenizers' BPE takes pairs too
         unk_token=END,
         bos_token=START,
         eos_token=END,

@@ -1,8 +1,9 @@
 """Edits: the reference is the original, bit for bit, whatever is trained."""
 
 import torch
-from safeencoders.training.edits import FullEdit
 from torch import nn
+
+from safeencoders.training.edits import FullEdit
 
 
 def tower():

@@ -4,11 +4,12 @@ import json
 import shutil
 
 import pytest
-import safeencoders
 import torch
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+import safeencoders
 from safeencoders.errors import BadInputError, IntegrityError, UnknownNameError
 from safeencoders.pictoworld import models
-from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 IDS = torch.tensor([[1581, 300, 400, *[1582] * 29]])
 
@@ -77,6 +78,6 @@ def test_damaged_weights_are_refused_with_both_hashes(tmp_path, monkeypatch, dam
         file.unlink()
     else:
         file.write_bytes(content[:-100] if damage == "truncate" else content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(IntegrityError, match="model.safetensors") as caught:
+    with pytest.raises(IntegrityError, match=r"model\.safetensors") as caught:
         safeencoders.load()
     assert models.hashes()["towers/pictoworld/text/model.safetensors"] in str(caught.value)

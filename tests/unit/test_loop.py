@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from safeencoders.training.loop import Fit, Schedule
 from torch import nn
+
+from safeencoders.training.loop import Fit, Schedule
 
 
 class Toy:
@@ -13,7 +14,7 @@ class Toy:
         torch.manual_seed(7)
         self.module = nn.Linear(3, 1)
 
-    def loss(self, step):
+    def loss(self, _step):
         x = torch.randn(8, 3)
         return (self.module(x) - x.sum(1, keepdim=True)).square().mean()
 

@@ -1,6 +1,7 @@
 """Recipes: complete, and strict about what they say."""
 
 import pytest
+
 from safeencoders.errors import BadInputError, UnknownNameError
 from safeencoders.training import recipe
 from safeencoders.training.objectives import objectives

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+
 from safeencoders.training.objectives import objectives
-from safeencoders.training.objectives.terms import Align, Objective, Source, align, hidden
+from safeencoders.training.objectives.terms import Align, Hidden, Objective, Source, align, hidden
 from safeencoders.training.objectives.terms import nce as scaled_nce
 
 SCALE = 100.0
@@ -22,17 +23,17 @@ class Given:
 
     scale = SCALE
 
-    def __init__(self, table, positions=None):
-        self.table, self.map = table, positions
+    def __init__(self, table, aligned=None):
+        self.table, self.states = table, aligned
 
     def has(self, source):
         return source in self.table
 
-    def get(self, source, kind):
+    def get(self, source, _kind):
         return self.table[source]
 
-    def positions(self, role, target):
-        return self.map
+    def aligned(self, *_):
+        return self.states
 
 
 def test_align_is_zero_at_its_fixed_point_and_two_at_the_opposite():
@@ -82,12 +83,19 @@ def test_align_decomposes_over_micro_batches_and_nce_does_not():
     assert (sum(nce(x, y) for x, y in halves) / 2).item() != pytest.approx(nce(a, b).item())
 
 
-def test_hidden_compares_the_positions_it_is_given():
+def test_hidden_is_a_share_of_the_targets_size():
     target = rows(2, 5, 3)
-    positions = torch.tensor([[4, 3, 2, 1, 0], [0, 0, 0, 0, 0]])
-    moved = torch.stack([target[0].flip(0), target[1, :1].expand(5, 3)])
-    assert hidden(moved, target, positions).item() == pytest.approx(0)
-    assert hidden(moved, target).item() > 0.1
+    assert hidden(target, target).item() == pytest.approx(0)
+    assert hidden(torch.zeros_like(target), target).item() == pytest.approx(1)
+    assert hidden(3 * target, target).item() == pytest.approx(4)
+
+
+def test_hidden_across_roles_asks_for_the_aligned_states_and_within_a_role_does_not():
+    first, second, aligned = Source("t*", tuned=True), Source("t"), rows(2, 5, 3, seed=3)
+    given = Given({first: aligned, second: rows(2, 5, 3), Source("t", tuned=True): rows(2, 5, 3)}, aligned)
+    assert Hidden(1.0, first, second).value(given).item() == pytest.approx(0)
+    assert Hidden(1.0, Source("t", tuned=True), second).value(given).item() == pytest.approx(0)
+    assert hidden(aligned, rows(2, 5, 3)).item() > 0.1
 
 
 def test_safe_clip_prints_its_eight_terms_with_the_papers_weights():

@@ -1,7 +1,8 @@
 """Word alignment of an unsafe caption with its safe twin."""
 
 import torch
-from safeencoders.training.words import align_batch, align_tokens
+
+from safeencoders.training.words import align_batch, align_tokens, shift_positions
 
 START, END = 90, 91
 
@@ -24,3 +25,11 @@ def test_padding_is_aligned_with_padding():
     target = torch.tensor([[START, 1, END, END, END, END, END]])
     assert align_batch(source, target, END).tolist() == [[0, 1, 1, 1, 2, 3, 4]]
     assert align_batch(target, source, END).tolist() == [[0, 1, 4, 5, 6, 6, 6]]
+
+
+def test_the_safe_caption_is_read_at_the_positions_of_the_unsafe_one():
+    assert shift_positions([0, 1, 2, 3, 4]) == [0, 1, 2, 3, 4]
+    # two words were added after the second: what follows moves by two
+    assert shift_positions([0, 1, 1, 1, 2, 3, 4]) == [0, 1, 4, 5, 6, 6, 6]
+    # a word of the target that stands for nothing shares the position before it
+    assert shift_positions([0, 2, 3]) == [0, 0, 1]

@@ -92,9 +92,8 @@ def test_splits_share_no_scene_template_palette_variant_or_wording(one: lexicon.
     assert not patterns[0] & patterns[1]
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_no_caption_or_scene_is_shared(seed: int) -> None:
-    shared = census.overlaps(seed)
+def test_no_caption_or_scene_is_shared_under_a_fresh_seed() -> None:  # seed 0: the test of `world stats` below
+    shared = census.overlaps(1)
     assert len(shared) == 6
     assert set(shared.values()) == {0}
 
@@ -220,7 +219,9 @@ def test_the_categories_are_those_of_i2p() -> None:
 
 @pytest.mark.parametrize("category", CATEGORIES)
 def test_one_concept_of_each_category_is_held_out(category: str) -> None:
-    assert Counter(c.redirected for c in CONCEPTS.values() if c.category == category) == {True: 2, False: 1}
+    seen = Counter(c.redirected for c in CONCEPTS.values() if c.category == category)
+    assert seen[False] == 1
+    assert seen[True] >= 2
 
 
 @pytest.mark.parametrize("concept", CONCEPTS.values(), ids=CONCEPTS)

@@ -47,15 +47,18 @@ class Embeddings(Protocol):
         """Return (n, d) for "projected", (n, tokens, d) for "last_hidden"; references carry no gradient."""
         ...
 
-    def positions(self, role: Role, target: Role) -> Tensor:
-        """Return int64 (n, tokens): for each token of ``role`` the token of ``target`` that stands for it."""
+    def aligned(self, role: Role, target: Source) -> Tensor:
+        """Return (n, tokens, d): for each token of ``role`` the state of the token of ``target`` it stands for."""
         ...
 
 
 class Term(Protocol):
     """A named, weighted part of an objective."""
 
-    weight: float
+    @property
+    def weight(self) -> float:
+        """The factor of the term in the sum."""
+        ...
 
     @property
     def sources(self) -> tuple[Source, ...]:
@@ -93,17 +96,8 @@ def align(first: Tensor, second: Tensor) -> Tensor:
     return (1 - functional.cosine_similarity(first, second, dim=-1)).mean()
 
 
-def hidden(first: Tensor, second: Tensor, positions: Tensor | None = None) -> Tensor:
-    """Relative squared error of hidden states, (n, tokens, d) each.
-
-    Args:
-        positions: int64 (n, tokens); token i of ``first`` is compared with token positions[i] of ``second``.
-
-    Returns:
-        Mean squared difference over the mean square of the target, >= 0.
-    """
-    if positions is not None:
-        second = second.gather(1, positions[..., None].expand(-1, -1, second.shape[-1]))
+def hidden(first: Tensor, second: Tensor) -> Tensor:
+    """Relative squared error of hidden states, (n, tokens, d) each: over the mean square of ``second``, >= 0."""
     return (first - second).square().mean() / second.square().mean()
 
 
@@ -169,11 +163,11 @@ class Hidden:
 
     def value(self, embeddings: Embeddings) -> Tensor:
         """Return ``hidden`` of the last hidden states."""
-        a, b = self.first.role, self.second.role
-        positions = None if a == b else embeddings.positions(a, b)
-        return hidden(
-            embeddings.get(self.first, "last_hidden"), embeddings.get(self.second, "last_hidden"), positions
+        same = self.first.role == self.second.role
+        target = (
+            embeddings.get(self.second, "last_hidden") if same else embeddings.aligned(self.first.role, self.second)
         )
+        return hidden(embeddings.get(self.first, "last_hidden"), target)
 
     def __str__(self) -> str:
         """Print the kind and its sources."""

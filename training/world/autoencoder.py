@@ -7,7 +7,7 @@ fitted together first, then the decoder alone: the latents the generator learns 
 from __future__ import annotations
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor, nn
 
 from safeencoders.pictoworld.pixels import pixel_values
@@ -20,7 +20,7 @@ KL_WEIGHT = 0.01
 
 def build() -> AutoencoderKL:
     """Return the untrained autoencoder: four halvings, no attention."""
-    return AutoencoderKL(
+    model: AutoencoderKL = AutoencoderKL(
         in_channels=3,
         out_channels=3,
         down_block_types=("DownEncoderBlock2D",) * 5,
@@ -32,6 +32,7 @@ def build() -> AutoencoderKL:
         sample_size=SIZE,
         mid_block_add_attention=False,
     )
+    return model
 
 
 class AutoencoderTask:
@@ -50,7 +51,8 @@ class AutoencoderTask:
         self._batch, self._seed, self._name = batch, seed, "decoder" if start else "autoencoder"
         if start:
             for part in (start.encoder, start.quant_conv):
-                part.requires_grad_(requires_grad=False)
+                if part is not None:
+                    part.requires_grad_(requires_grad=False)
 
     def loss(self, step: int) -> Tensor:
         """Return the loss of a step's pictures."""
@@ -60,6 +62,6 @@ class AutoencoderTask:
         with torch.autocast("cpu", torch.bfloat16):
             posterior = self.model.encode(pixels).latent_dist
             latents = posterior.mean if self._name == "decoder" else posterior.sample()
-            error = self.model.decode(latents).sample.float() - pixels
-        kl = posterior.kl().float().mean() / (SIZE * SIZE * 3)
+            error: Tensor = self.model.decode(latents).sample.float() - pixels
+        kl: Tensor = posterior.kl().float().mean() / (SIZE * SIZE * 3)
         return error.abs().mean() + error.square().mean() + KL_WEIGHT * kl

@@ -18,7 +18,7 @@ from safeencoders.training.recipe import Recipe, read
 from safeencoders.training.world import autoencoder, clip, export, generator, judge, redirected
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from transformers import CLIPModel, CLIPTokenizer
 
     from safeencoders.training.world.autoencoder import AutoencoderTask
@@ -31,7 +31,7 @@ class WorldBuild:
     """The stages of the world's models, each from its recipe, with checkpoints and exports in one folder.
 
     Args:
-        folder: checkpoints (``NAME.pt``), cached latents and finished ``weights/``.
+        folder: checkpoints (``NAME.pt``), the finished autoencoder, cached latents, and in ``weights/`` what is shipped.
         seed: of everything random.
     """
 
@@ -53,7 +53,12 @@ class WorldBuild:
             export.write_hashes(self.weights)
         return done
 
-    def _fit(self, task: Any, recipe: Recipe, seconds: float) -> Fit | None:  # noqa: ANN401  any training.loop.Task
+    def exported(self, stage: str) -> bool:
+        """Return whether the stage's models are already there; deleting their log trains them again."""
+        names = TOWERS if stage == "encoders" else (stage,)
+        return all((self.weights / f"{name}.json").exists() for name in names)
+
+    def _fit(self, task: Any, recipe: Recipe, seconds: float) -> Fit[Any] | None:  # noqa: ANN401  any training.loop.Task
         """Run a slice; return the fit when it is finished."""
         fit = Fit(task, dataclasses.replace(recipe.schedule, seed=self.seed), self.folder / f"{recipe.name}.pt")
         if not fit.run(recipe.name, seconds):
@@ -61,7 +66,7 @@ class WorldBuild:
         fit.finish()
         return fit
 
-    def _log(self, name: str, fit: Fit) -> None:
+    def _log(self, name: str, fit: Fit[Any]) -> None:
         write_json(self.weights / f"{name}.json", {"steps": fit.step, "seconds": fit.seconds, "curve": fit.curve})
 
     def _tokenizer(self) -> CLIPTokenizer:
@@ -75,12 +80,16 @@ class WorldBuild:
         """
         from transformers import CLIPModel
 
-        return CLIPModel.from_pretrained(export.finished(self.weights / "clip")).eval().requires_grad_(False)
+        model: CLIPModel = CLIPModel.from_pretrained(export.finished(self.weights / "clip"))
+        model.eval().requires_grad_(False)
+        return model
 
     def _trained_autoencoder(self) -> AutoencoderKL:
-        from diffusers import AutoencoderKL
+        from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
-        return AutoencoderKL.from_pretrained(export.finished(self.weights / "vae")).eval().requires_grad_(False)
+        model: AutoencoderKL = AutoencoderKL.from_pretrained(export.finished(self.folder / "vae"))
+        model.eval().requires_grad_(False)
+        return model
 
     def _clip(self, seconds: float) -> bool:
         recipe, tokenizer = read("clip"), self._tokenizer()
@@ -110,7 +119,7 @@ class WorldBuild:
     def _save_autoencoder(self, task: AutoencoderTask) -> None:
         model = task.model.eval()
         model.register_to_config(scaling_factor=generator.scaling_factor(model))
-        model.half().save_pretrained(self.weights / "vae")
+        model.half().save_pretrained(self.folder / "vae")
 
     def _generator(self, seconds: float) -> bool:
         recipe, tokenizer, text = read("generator"), self._tokenizer(), self._trained_clip().text_model

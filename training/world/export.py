@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import save_file
 
@@ -16,7 +16,7 @@ from safeencoders.pictoworld.pixels import image_processor
 from safeencoders.pictoworld.renderer import SIZE
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
     from torch import nn
     from transformers import CLIPModel, CLIPTokenizer
 
@@ -53,7 +53,7 @@ def save_text_tower(model: CLIPModel, tower: nn.Module, folder: Path) -> None:
         folder: where to write config.json and model.safetensors.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    config = copy.deepcopy(model.config.text_config)
+    config: Any = copy.deepcopy(model.config.text_config)  # annotated as dict or None too
     config.architectures = ["CLIPTextModelWithProjection"]
     config.save_pretrained(folder)
     state = {f"text_model.{name}": value for name, value in tower.state_dict().items()}
@@ -84,7 +84,7 @@ def save_judge(net: nn.Module, folder: Path) -> None:
 def write_hashes(weights: Path) -> None:
     """Record the sha256 of every weight file under the folder."""
     files = sorted(weights.rglob("*.safetensors"))
-    write_json(weights / models.HASHES, {str(path.relative_to(weights)): sha256_file(path) for path in files})
+    write_json(weights / models.HASHES, {path.relative_to(weights).as_posix(): sha256_file(path) for path in files})
 
 
 def finished(folder: Path) -> Path:

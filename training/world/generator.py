@@ -10,7 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -26,11 +29,12 @@ from safeencoders.training.world.autoencoder import LATENT_CHANNELS
 CHUNK = 400
 """Quadruplets in a chunk of the latent cache; a chunk is drawn from its own number, so the cache can grow."""
 DROP = 0.1
+SCALING_PICTURES = 300
 
 
 def build(cross_attention_dim: int) -> UNet2DConditionModel:
     """Return the untrained UNet: one resolution of 4 x 4, width 144, cross-attention in every block."""
-    return UNet2DConditionModel(
+    unet: UNet2DConditionModel = UNet2DConditionModel(
         sample_size=4,
         in_channels=LATENT_CHANNELS,
         out_channels=LATENT_CHANNELS,
@@ -43,13 +47,19 @@ def build(cross_attention_dim: int) -> UNet2DConditionModel:
         attention_head_dim=6,
         norm_num_groups=16,
     )
+    return unet
 
 
 def scheduler() -> DPMSolverMultistepScheduler:
     """Return the sampler the pipeline is saved with."""
-    return DPMSolverMultistepScheduler(
-        num_train_timesteps=1000, use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=1.0
+    sampler: DPMSolverMultistepScheduler = DPMSolverMultistepScheduler(
+        num_train_timesteps=1000,
+        steps_offset=1,
+        use_flow_sigmas=True,
+        prediction_type="flow_prediction",
+        flow_shift=1.0,
     )
+    return sampler
 
 
 @dataclass(frozen=True)
@@ -69,7 +79,9 @@ def _steady(picture: Picture) -> Picture:
 def _chunk(index: int, seed: int) -> tuple[list[Picture], list[str]]:
     quads, benigns = stream("generator", seed, index, CHUNK, everything=True)
     pictures = [q.safe for q in quads] + [q.unsafe for q in quads] + [b.picture for b in benigns]
-    return [_steady(picture) for picture in pictures], [q.safe_text for q in quads] + [q.unsafe_text for q in quads] + [b.text for b in benigns]
+    return [_steady(picture) for picture in pictures], [q.safe_text for q in quads] + [q.unsafe_text for q in quads] + [
+        b.text for b in benigns
+    ]
 
 
 @torch.no_grad()
@@ -81,7 +93,7 @@ def encode_pictures(autoencoder: AutoencoderKL, pictures: list[Picture]) -> Tens
 
 def scaling_factor(autoencoder: AutoencoderKL) -> float:
     """Return what makes the latents of train pictures have a standard deviation of one."""
-    quads, _ = stream("scaling", 0, 0, 300, everything=True)
+    quads, _ = stream("scaling", 0, 0, SCALING_PICTURES, everything=True)
     return 1 / float(encode_pictures(autoencoder, [q.unsafe for q in quads]).std())
 
 
@@ -98,7 +110,7 @@ def latents(autoencoder: AutoencoderKL, folder: Path, chunks: int, seed: int) ->
             temporary.replace(path)
         values.append(load_file(path)["latents"])
         captions += texts
-    return Latents(torch.cat(values) * autoencoder.config.scaling_factor, captions)
+    return Latents(torch.cat(values) * autoencoder.config["scaling_factor"], captions)
 
 
 class GeneratorTask:
@@ -140,8 +152,8 @@ def pipeline(
         text_encoder=text_tower,
         tokenizer=tokenizer,
         unet=unet,
-        scheduler=scheduler(),
-        safety_checker=None,
-        feature_extractor=None,
+        scheduler=scheduler(),  # type: ignore[arg-type]  # annotated as an enum of scheduler names
+        safety_checker=None,  # type: ignore[arg-type]  # optional, but not annotated so
+        feature_extractor=None,  # type: ignore[arg-type]  # optional, but not annotated so
         requires_safety_checker=False,
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
@@ -19,9 +19,7 @@ from safeencoders.pictoworld.renderer import render_batch
 from safeencoders.pictoworld.scenes import stream
 
 
-def partial(
-    safe: NDArray[np.uint8], unsafe: NDArray[np.uint8], random: np.random.Generator
-) -> NDArray[np.uint8]:
+def partial(safe: NDArray[np.uint8], unsafe: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
     """Return the unsafe twins with up to half of what makes them differ from the safe ones taken away.
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from safeencoders.training.data import PictoworldReader
 from safeencoders.training.loop import Fit
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def fit(
     clip: CLIPModel, tokenizer: CLIPTokenizer, recipe: Recipe, checkpoint: Path, *, seed: int, steps: int | None = None
-) -> Fit:
+) -> Fit[RedirectTask]:
     """Prepare the redirection of the CLIP's text tower; ``run`` it, then take ``task.module``.
 
     Args:
@@ -30,7 +30,7 @@ def fit(
         steps: a shorter run than the recipe's, with the same shape of schedule.
     """
     schedule = dataclasses.replace(recipe.schedule, seed=seed, steps=steps or recipe.schedule.steps)
-    make: Any = objectives.get(recipe.objective)
+    make = objectives.get(recipe.objective)
     reader = PictoworldReader(tokenizer, schedule.batch, seed)
     task = RedirectTask(clip, make(**recipe.weights), reader, recipe.frozen)
     return Fit(task, schedule, checkpoint)
