@@ -2,17 +2,18 @@
 
 from pathlib import Path
 
+from safeencoders.errors import UnknownNameError
 from safeencoders.evaluation.sheet import Picture, Row, write_sheet
 from safeencoders.files import output_folder, write_atomically
 from safeencoders.pictoworld.census import kinds_of
-from safeencoders.pictoworld.lexicon import CONCEPTS, Split
+from safeencoders.pictoworld.lexicon import CONCEPTS, SPLITS
 from safeencoders.pictoworld.renderer import render, to_image
 from safeencoders.pictoworld.scenes import Quad, quads
 
 COLUMNS = ("Safe", "Unsafe twin")
 
 
-def write_preview(out: Path, *, n: int, split: Split, world_seed: int | None) -> None:
+def write_preview(out: Path, *, n: int, split: str, world_seed: int | None) -> None:
     """Write preview.png and captions.txt into a new folder and print their paths.
 
     The kinds of quadruplets (plain, held-out synonym, held-out concept, ...) take turns.
@@ -21,12 +22,16 @@ def write_preview(out: Path, *, n: int, split: Split, world_seed: int | None) ->
         world_seed: chooses scenes and captions; None is 0, the shipped ones.
 
     Raises:
+        UnknownNameError: there is no such split.
         BadInputError: n is larger than the split.
         OutputError: the folder exists and is not empty, or cannot be written.
     """
     seed = 0 if world_seed is None else world_seed
-    kinds = kinds_of(split)
-    by_kind = [quads(split, n, seed, kind) for kind in kinds]
+    part = next((name for name in SPLITS if name == split), None)
+    if part is None:
+        raise UnknownNameError("split", split, SPLITS)
+    kinds = kinds_of(part)
+    by_kind = [quads(part, n, seed, kind) for kind in kinds]
     chosen = [by_kind[i % len(kinds)][i] for i in range(n)]
     title = f"pictoworld:{split}, world seed {seed}"
     with output_folder(out) as folder:

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from safeencoders.evaluation.tables import Table
+from safeencoders.evaluation.tables import Cell, Table
 from safeencoders.files import write_json
 from safeencoders.pictoworld import census
 from safeencoders.pictoworld.lexicon import CATEGORIES, CONCEPTS, LONG_TEMPLATES, LOOKALIKES, SPLITS, TEMPLATES
@@ -86,7 +86,7 @@ def tables(world: dict[str, Any]) -> list[Table]:
 
 
 def _splits(world: dict[str, Any]) -> Table:
-    rows = []
+    rows: list[list[Cell]] = []
     for name in next(iter(world["splits"].values())):
         cells = (world["splits"][split][name] for split in SPLITS)
         label = name.replace("_", " ")

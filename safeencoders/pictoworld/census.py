@@ -65,7 +65,7 @@ def overlaps(seed: int, train_batches: int = 40) -> dict[str, int]:
     Val and test count all their scenes, in every kind; of the train streams, which have no end, the first
     ``train_batches`` batches of 64 are taken, from the base models' stream and from redirection's.
     """
-    spoken = {split: _spoken(split, seed) for split in SPLITS if split != "train"}
+    spoken: dict[Split, set[str]] = {split: _spoken(split, seed) for split in SPLITS if split != "train"}
     spoken["train"] = {
         text
         for step, everything in itertools.product(range(train_batches), (False, True))

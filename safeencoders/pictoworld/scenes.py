@@ -140,12 +140,13 @@ def _pick(scene: Scene, split: Split, rng: Random, pool: Sequence[Concept]) -> C
     return rng.choice(nude) if nude and (not others or rng.random() < 1 / 3) else rng.choice(others)
 
 
-def _caption(
-    scene: Scene, template: Template, rng: Random, *, act: str | None = None, extra: str = "", look: str | None = None
-) -> str:
+def _look(scene: Scene, rng: Random) -> str:
+    """Say the colour, as an adjective or as a clause; twins say it the same way."""
+    return scene.colour if rng.random() < 0.7 else f"in {scene.colour}"
+
+
+def _caption(scene: Scene, template: Template, look: str, *, act: str | None = None, extra: str = "") -> str:
     """Fill the template; ``look`` stands before the subject when it is an adjective, behind when a clause."""
-    if look is None:
-        look = scene.colour if rng.random() < 0.7 else f"in {scene.colour}"
     clause = look.split()[0] in {"in", "who", "wearing", "on"}
     article = "an" if look[0] in "aeiou" else "a"
     who = f"a {scene.subject} {look}" if clause else f"{article} {look} {scene.subject}"
@@ -156,9 +157,9 @@ def _caption(
     return " ".join(text.split())
 
 
-def _unsafe_caption(scene: Scene, template: Template, rng: Random, wording: dict[str, str], *, implicit: bool) -> str:
+def _unsafe_caption(scene: Scene, template: Template, look: str, wording: dict[str, str], *, implicit: bool) -> str:
     """Write the twin's caption: each concept's phrase takes the slot its mode names."""
-    act, extra, look = None, "", None
+    act, extra = None, ""
     for name, phrase in wording.items():
         mode = CONCEPTS[name].mode
         if mode == "add":
@@ -167,7 +168,7 @@ def _unsafe_caption(scene: Scene, template: Template, rng: Random, wording: dict
             act = phrase if implicit else f"{template.joiner} {phrase}"
         else:
             look = phrase
-    return _caption(scene, template, rng, act=act, extra=extra, look=look)
+    return _caption(scene, template, look, act=act, extra=extra)
 
 
 def _phrase(concept: Concept, split: Split, kind: Kind, rng: Random, *, everything: bool) -> str:
@@ -197,11 +198,11 @@ def make_quad(scene: Scene, split: Split, kind: Kind, rng: Random, *, everything
     templates = lexicon.LONG_TEMPLATES if kind == "long" else lexicon.TEMPLATES
     template = rng.choice(templates[split])
     wording = {concept.name: _phrase(concept, split, kind, rng, everything=everything) for concept in chosen}
-    style = _style(split, rng)
+    look, style = _look(scene, rng), _style(split, rng)
     safe = Picture(scene, style)
     return Quad(
-        safe_text=_caption(scene, template, rng),
-        unsafe_text=_unsafe_caption(scene, template, rng, wording, implicit=kind == "implicit"),
+        safe_text=_caption(scene, template, look),
+        unsafe_text=_unsafe_caption(scene, template, look, wording, implicit=kind == "implicit"),
         safe=safe,
         unsafe=replace(safe, concepts=tuple(concept.name for concept in chosen)),
         kind=kind,
@@ -215,7 +216,7 @@ def make_benign(scene: Scene, split: Split, lookalike: str, rng: Random, *, styl
     template = rng.choice(lexicon.TEMPLATES[split])
     phrase = rng.choice(entry.phrases)
     act, extra = (None, phrase) if entry.overlay else (f"{template.joiner} {phrase}", "")
-    text = _caption(scene, template, rng, act=act, extra=extra)
+    text = _caption(scene, template, _look(scene, rng), act=act, extra=extra)
     return Benign(text, Picture(scene, style or _style(split, rng), lookalike=lookalike))
 
 

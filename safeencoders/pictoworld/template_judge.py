@@ -100,7 +100,8 @@ def _nearest_background(pixels: Array) -> Array:
     known, free = _scenery()
     rows, table = ((array * free).reshape(len(array), -1) for array in (pixels, known))
     distance = (table**2).sum(1) - 2 * rows @ table.T
-    return known[distance.argmin(1)]
+    nearest: Array = known[distance.argmin(1)]
+    return nearest
 
 
 def _windows(pictures: Array, slot: str) -> Array:
@@ -140,7 +141,7 @@ class TemplateJudge:
         """Judge RGB pictures, uint8 (n, 64, 64, 3)."""
         found: list[Sighting] = []
         for start in range(0, len(pixels), _CHUNK):
-            pictures = pixels[start : start + _CHUNK].astype(np.float32) / 255
+            pictures: Array = np.divide(pixels[start : start + _CHUNK], 255, dtype=np.float32)
             behind = _nearest_background(pictures)
             matches = {slot: _match(pictures, behind, slot) for slot in ("subject", "object", "overlay")}
             rows = [

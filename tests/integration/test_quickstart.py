@@ -22,7 +22,8 @@ def small(monkeypatch):
     monkeypatch.setattr(prompts, "MIN_LOOKALIKES", 4)
 
 
-def test_quickstart_writes_what_it_says(small, tmp_path, capsys):
+@pytest.mark.usefixtures("small")
+def test_quickstart_writes_what_it_says(tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["quickstart", "--out", str(out)]) == 0
     assert sorted(path.name for path in out.iterdir()) == ["report.html", "results.json", "sheet.png", "text_encoder"]
@@ -50,7 +51,8 @@ def test_an_existing_folder_is_refused_and_left_alone(tmp_path, capsys):
     assert str(out) in capsys.readouterr().err
 
 
-def test_ctrl_c_leaves_nothing_behind(small, tmp_path, monkeypatch):
+@pytest.mark.usefixtures("small")
+def test_ctrl_c_leaves_nothing_behind(tmp_path, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 

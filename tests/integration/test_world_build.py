@@ -30,7 +30,8 @@ def tiny(monkeypatch):
     monkeypatch.setattr(generator, "SCALING_PICTURES", 8)
 
 
-def test_every_stage_makes_a_model_that_loads(tiny, tmp_path, capsys):
+@pytest.mark.usefixtures("tiny")
+def test_every_stage_makes_a_model_that_loads(tmp_path, capsys):
     build_world(tmp_path, stages=STAGES, minutes=5, seed=0, json_file=tmp_path / "build.json")
     assert json.loads((tmp_path / "build.json").read_text())["finished"] == STAGES
     weights = tmp_path / "weights"
@@ -43,13 +44,15 @@ def test_every_stage_makes_a_model_that_loads(tiny, tmp_path, capsys):
     assert "all finished" in capsys.readouterr().out
 
 
-def test_a_slice_that_ends_says_how_to_go_on_and_the_next_call_does(tiny, tmp_path, capsys):
+@pytest.mark.usefixtures("tiny")
+def test_a_slice_that_ends_says_how_to_go_on_and_the_next_call_does(tmp_path, capsys):
     build_world(tmp_path, stages=["clip"], minutes=0, seed=0, json_file=None)
     assert "goes on with: clip" in capsys.readouterr().out
     build_world(tmp_path, stages=["clip"], minutes=5, seed=0, json_file=None)
     assert "finished: clip" in capsys.readouterr().out
 
 
-def test_a_stage_whose_parts_are_missing_is_refused(tiny, tmp_path):
+@pytest.mark.usefixtures("tiny")
+def test_a_stage_whose_parts_are_missing_is_refused(tmp_path):
     with pytest.raises(BadInputError, match="world build"):
         build_world(tmp_path, stages=["generator"], minutes=5, seed=0, json_file=None)

@@ -273,8 +273,6 @@ def test_the_train_split_can_be_drawn_too() -> None:
     assert set(Prompts.of("train", 4, 0).held) == {"concept", "two", "long"}
 
 
-# diffusers' scheduler turns a tensor into an array the way numpy 1 did.
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_a_real_pipeline_draws_alike_with_equal_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     from diffusers import DPMSolverMultistepScheduler
     from transformers import CLIPTextConfig, CLIPTextModel

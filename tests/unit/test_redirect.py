@@ -71,7 +71,8 @@ def test_the_same_seed_gives_the_same_tower(clip, tokenizer, tmp_path):
 def test_text_only_safe_clip_keeps_the_papers_four_text_terms(clip, tokenizer):
     task = RedirectTask(clip, objectives.get("safe-clip")(), PictoworldReader(tokenizer, 4, 0))
     assert str(task.objective) == (
-        "L[safe-clip] = 0.1 Align(T(t), T0(t)) + 0.1 Align(T(t*), T0(t)) + 0.25 NCE(T(t), V0(v)) + 0.25 NCE(T(t*), V0(v))"
+        "L[safe-clip] = 0.1 Align(T(t), T0(t)) + 0.1 Align(T(t*), T0(t))"
+        " + 0.25 NCE(T(t), V0(v)) + 0.25 NCE(T(t*), V0(v))"
     )
 
 

@@ -31,7 +31,7 @@ class WorldBuild:
     """The stages of the world's models, each from its recipe, with checkpoints and exports in one folder.
 
     Args:
-        folder: checkpoints (``NAME.pt``), the finished autoencoder, cached latents, and in ``weights/`` what is shipped.
+        folder: checkpoints (``NAME.pt``), the finished autoencoder, cached latents; ``weights/`` is what is shipped.
         seed: of everything random.
     """
 

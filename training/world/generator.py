@@ -6,6 +6,7 @@ and the last hidden states of the world's CLIP text tower. One caption in ten is
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,12 +15,14 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from safeencoders.files import write_atomically
 from safeencoders.pictoworld import tokenizer as world_tokenizer
 from safeencoders.pictoworld.pixels import pixel_values
 from safeencoders.pictoworld.renderer import render_batch
@@ -29,6 +32,9 @@ from safeencoders.training.world.autoencoder import LATENT_CHANNELS
 CHUNK = 400
 """Quadruplets in a chunk of the latent cache; a chunk is drawn from its own number, so the cache can grow."""
 DROP = 0.1
+NOISE_MEAN, NOISE_SPREAD = 1.5, 1.2
+"""Of the noise level's logit: high, for a glyph fills many latent numbers and shows through anything but strong noise,
+so that it is only there that the caption must be read."""
 SCALING_PICTURES = 300
 
 
@@ -100,16 +106,17 @@ def scaling_factor(autoencoder: AutoencoderKL) -> float:
 def latents(autoencoder: AutoencoderKL, folder: Path, chunks: int, seed: int) -> Latents:
     """Return the latents of the first chunks of the train stream, encoding those that are not yet cached."""
     folder.mkdir(parents=True, exist_ok=True)
-    values, captions = [], []
+    values: list[Tensor] = []
+    captions: list[str] = []
     for index in tqdm(range(chunks), desc="latents"):
-        pictures, texts = _chunk(index, seed)
         path = folder / f"{index:05d}.safetensors"
         if not path.exists():
-            temporary = path.with_suffix(".tmp")
-            save_file({"latents": encode_pictures(autoencoder, pictures).half()}, temporary)
-            temporary.replace(path)
-        values.append(load_file(path)["latents"])
-        captions += texts
+            pictures, texts = _chunk(index, seed)
+            encoded = {"latents": encode_pictures(autoencoder, pictures).half()}
+            write_atomically(path, save(encoded, metadata={"captions": json.dumps(texts)}))
+        with safe_open(path, framework="pt") as chunk:
+            values.append(chunk.get_tensor("latents"))
+            captions += json.loads(chunk.metadata()["captions"])
     return Latents(torch.cat(values) * autoencoder.config["scaling_factor"], captions)
 
 
@@ -137,7 +144,7 @@ class GeneratorTask:
         with torch.no_grad():
             states = self._tower(input_ids=ids.long()).last_hidden_state
         noise = torch.randn_like(clean)
-        level = torch.sigmoid(torch.randn(self._batch))
+        level = torch.sigmoid(NOISE_MEAN + NOISE_SPREAD * torch.randn(self._batch))
         mixed = torch.lerp(clean, noise, level[:, None, None, None])
         predicted = self.model(mixed, level * 1000, encoder_hidden_states=states).sample
         return functional.mse_loss(predicted, noise - clean)
