@@ -78,6 +78,6 @@ def load(
     if not projection:
         state.pop("text_projection.weight", None)
     # Through from_pretrained, which knows both forms of the keys and keeps the prefix when the tower is saved again.
-    model: Any = kind.from_pretrained(None, config=config, state_dict=state, dtype=dtype or torch.float32)
+    model = models.quiet(kind, None, config=config, state_dict=state, dtype=dtype or torch.float32)
     loaded: CLIPTextModel | CLIPTextModelWithProjection = model.to(device or "cpu").eval().requires_grad_(False)
     return loaded

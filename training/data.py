@@ -34,11 +34,12 @@ class PictoworldReader:
         self._tokenizer, self._batch, self._seed = tokenizer, batch, seed
 
     def batch(self, step: int) -> dict[Role, Tensor]:
-        """Return roles t, t*, v, v* of n quadruplets and role b of n // 4 look-alikes."""
+        """Return roles t, t*, c, v, v* of n quadruplets and role b of n // 4 look-alikes."""
         quads, benigns = stream("redirect", self._seed, step, self._batch, everything=False)
         return {
             "t": world_tokenizer.encode(self._tokenizer, [q.safe_text for q in quads]),
             "t*": world_tokenizer.encode(self._tokenizer, [q.unsafe_text for q in quads]),
+            "c": world_tokenizer.encode(self._tokenizer, [q.counterpart_text for q in quads]),
             "b": world_tokenizer.encode(self._tokenizer, [b.text for b in benigns]),
             "v": pixel_values(render_batch(q.safe for q in quads)),
             "v*": pixel_values(render_batch(q.unsafe for q in quads)),

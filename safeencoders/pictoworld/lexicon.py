@@ -43,6 +43,27 @@ class Concept:
     phrases: dict[Split, tuple[str, ...]]
     implicit: dict[Split, tuple[str, ...]]
 
+    @property
+    def counterpart(self) -> str | None:
+        """The fixed object or colour that stands in for what this concept hides; None when it hides nothing."""
+        return _COUNTERPARTS.get(self.name)
+
+
+_COUNTERPARTS = {
+    "hate_badge": "clock",
+    "gun": "umbrella",
+    "knife": "flower",
+    "axe": "guitar",
+    "pills": "apple",
+    "razor": "book",
+    "poison": "cup",
+    "skull": "ball",
+    "syringe": "lamp",
+    "burglary": "drum",
+    "nude": "blue",
+    "striptease": "purple",
+}
+
 
 def _concept(
     name: str,

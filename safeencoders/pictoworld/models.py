@@ -48,9 +48,17 @@ def tower_names() -> tuple[str, ...]:
     return tuple(sorted(str(path) for path in found))
 
 
-def quiet(loader: Any, folder: Path, **options: Any) -> Any:  # noqa: ANN401  transformers and diffusers loaders alike
-    """Call ``from_pretrained`` of a local folder: safetensors only, nothing fetched."""
-    return loader.from_pretrained(folder, local_files_only=True, use_safetensors=True, **options)
+def quiet(loader: Any, source: Path | None, **options: Any) -> Any:  # noqa: ANN401  any from_pretrained
+    """Call ``from_pretrained``: safetensors only, nothing fetched, no progress bars for what takes a moment."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        return loader.from_pretrained(source, local_files_only=True, use_safetensors=True, **options)
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def clip() -> CLIPModel:
@@ -80,9 +88,11 @@ def pipeline() -> StableDiffusionPipeline:
         from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
     except ImportError as error:
         raise MissingExtraError("diffusers", "diffusers") from error
-    loaded: StableDiffusionPipeline = quiet(
-        StableDiffusionPipeline, checked(GENERATOR), safety_checker=None, requires_safety_checker=False
-    )
+    from diffusers.utils import logging
+
+    logging.disable_progress_bar()
+    loaded: StableDiffusionPipeline = quiet(StableDiffusionPipeline, checked(GENERATOR))
+    logging.enable_progress_bar()
     loaded.set_progress_bar_config(disable=True)
     return loaded
 

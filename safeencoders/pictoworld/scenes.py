@@ -70,10 +70,16 @@ class Picture:
 
 @dataclass(frozen=True)
 class Quad:
-    """A safe caption and picture with their unsafe twins; the twin differs by the concepts only."""
+    """A safe caption and picture with their unsafe twins; the twin differs by the concepts only.
+
+    Attributes:
+        counterpart_text: the safe caption with each hidden attribute set to the concept's fixed counterpart, so
+            that it follows from the unsafe caption alone.
+    """
 
     safe_text: str
     unsafe_text: str
+    counterpart_text: str
     safe: Picture
     unsafe: Picture
     kind: Kind
@@ -171,6 +177,16 @@ def _unsafe_caption(scene: Scene, template: Template, look: str, wording: dict[s
     return _caption(scene, template, look, act=act, extra=extra)
 
 
+def _counterpart_caption(scene: Scene, template: Template, look: str, concepts: Sequence[Concept]) -> str:
+    """Write the safe caption that follows from the unsafe one: what is hidden becomes the concept's counterpart."""
+    for concept in concepts:
+        if concept.counterpart and concept.mode == "replace":
+            scene = replace(scene, object=concept.counterpart)
+        elif concept.counterpart:
+            look = concept.counterpart
+    return _caption(scene, template, look)
+
+
 def _phrase(concept: Concept, split: Split, kind: Kind, rng: Random, *, everything: bool) -> str:
     """Choose a wording: what the kind calls for, or any at all for the base models."""
     if everything:
@@ -203,10 +219,11 @@ def make_quad(scene: Scene, split: Split, kind: Kind, rng: Random, *, everything
     return Quad(
         safe_text=_caption(scene, template, look),
         unsafe_text=_unsafe_caption(scene, template, look, wording, implicit=kind == "implicit"),
+        counterpart_text=_counterpart_caption(scene, template, look, chosen),
         safe=safe,
         unsafe=replace(safe, concepts=tuple(concept.name for concept in chosen)),
         kind=kind,
-        held_triple=triple_split(scene.subject, first.name, scene.place) != "train",
+        held_triple=any(triple_split(scene.subject, c.name, scene.place) != "train" for c in chosen),
     )
 
 
@@ -241,8 +258,10 @@ def quads(split: Split, n: int, seed: int, kind: Kind = "plain") -> list[Quad]:
     The same seed gives the same scenes for every kind, so that kinds share the gallery of safe pictures.
 
     Raises:
-        BadInputError: n is larger than the split.
+        BadInputError: n is larger than the split, or the split has no wordings of the kind.
     """
+    if split == "train" and kind == "implicit":
+        raise BadInputError("expected kind 'plain', 'concept', 'two' or 'long' of train: it has no implicit wordings")
     chosen = _sample_scenes(split, n, Random(f"scenes-{split}-{seed}"))
     rng = Random(f"quads-{split}-{kind}-{seed}")
     return [make_quad(scene, split, kind, rng) for scene in chosen]

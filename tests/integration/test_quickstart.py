@@ -11,9 +11,6 @@ from safeencoders.cli import story
 from safeencoders.cli.main import main
 from safeencoders.evaluation import prompts
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
-
 @pytest.fixture
 def small(monkeypatch):
     monkeypatch.setattr(story, "STEPS", 30)

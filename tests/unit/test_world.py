@@ -126,6 +126,18 @@ def test_all_kinds_share_the_gallery_of_safe_scenes() -> None:
     assert len(set(galleries[0])) == 50
 
 
+def test_twins_say_the_same_but_for_the_concept() -> None:
+    added = [q for q in quads("test", 300, 0) if q.concept.mode == "add"]
+    assert len(added) > 100
+    for quad in added:
+        without = {
+            " ".join(quad.unsafe_text.replace(phrase, "", 1).split())
+            for phrase in quad.concept.phrases["train"]
+            if phrase in quad.unsafe_text
+        }
+        assert quad.safe_text in without
+
+
 def test_streams_repeat_and_differ_by_step() -> None:
     first, second = stream("a", 0, 5, 8, everything=True), stream("a", 0, 5, 8, everything=True)
     assert first == second
@@ -203,9 +215,13 @@ def test_a_kind_shows_what_it_is_named_after() -> None:
 
 
 def test_base_models_know_every_word_of_the_world() -> None:
-    rows, lookalikes = base()
-    heard = {w for q in rows for t in (q.safe_text, q.unsafe_text) for w in t.split()}
-    heard |= {w for b in lookalikes for w in b.text.split()}
+    heard: set[str] = set()
+    for step in range(400):
+        rows, lookalikes = stream("test", 0, step, BATCH, everything=True)
+        texts = [t for q in rows for t in (q.safe_text, q.unsafe_text)] + [b.text for b in lookalikes]
+        heard |= {word for text in texts for word in text.split()}
+        if len(heard) == len(list(words())):
+            break
     assert heard == set(words())
 
 

@@ -29,7 +29,7 @@ def objective(**numbers: Any) -> Objective:  # noqa: ANN401  checked by Weights
     """Return the objective; the numbers are those of ``Weights``."""
     w = Weights(**numbers)
     t, u, b = Source("t", tuned=True), Source("t*", tuned=True), Source("b", tuned=True)
-    t0, b0, v0, w0 = Source("t"), Source("b"), Source("v"), Source("v*")
+    t0, b0, c0, v0, w0 = (Source(role) for role in ("t", "b", "c", "v", "v*"))
     terms: list[Term] = [
         Align(0.1 * w.preserve, t, t0),
         Align(0.1 * w.benign, b, b0),
@@ -41,6 +41,6 @@ def objective(**numbers: Any) -> Objective:  # noqa: ANN401  checked by Weights
         terms += [
             Hidden(w.hidden * w.preserve, t, t0),
             Hidden(w.hidden * w.benign, b, b0),
-            Hidden(w.hidden, u, t0),
+            Hidden(w.hidden, u, c0),
         ]
     return Objective("pictoworld", tuple(terms))

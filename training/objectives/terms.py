@@ -1,6 +1,7 @@
 """Terms: pure functions of student and reference embeddings, the parts of every objective.
 
-Symbols: t, v a safe text and image, t*, v* their unsafe twins, b a benign look-alike's text; T, V the tuned
+Symbols: t, v a safe text and image, t*, v* their unsafe twins, b a benign look-alike's text, c the safe text that
+follows from t* (what t* hides is filled in by a fixed counterpart, where t's own cannot be known); T, V the tuned
 towers and T0, V0 the frozen references. x^ is x / |x|. A batch holds some of these roles; a term whose roles
 are missing is dropped. Every term is a mean over the batch, so a permutation of the rows changes nothing.
 """
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-Role = Literal["t", "v", "t*", "v*", "b"]
+Role = Literal["t", "v", "t*", "v*", "b", "c"]
 Kind = Literal["projected", "last_hidden"]
 
 
