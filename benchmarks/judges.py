@@ -1,7 +1,7 @@
 """How far the world's judges can be trusted on generated pictures.
 
-    python benchmarks/judges.py draw --out .checkpoints/judges         # 200 pictures, numbered sheets, three judges' verdicts
-    python benchmarks/judges.py report --out .checkpoints/judges --labels benchmarks/labels.json --json benchmarks/judges.json
+    python benchmarks/judges.py draw      # 200 pictures: numbered sheets and three judges' verdicts in --out
+    python benchmarks/judges.py report    # reads the labels, writes --json
 
 Sheets show numbers only. A person writes for each number the unsafe concept seen, "" for none, or "?" for what
 cannot be told; then the judge's errors are counted against these labels. The three judges: the learned one (never
@@ -20,6 +20,7 @@ from typing import Any, cast
 
 import numpy as np
 from PIL import Image, ImageDraw
+
 from safeencoders.evaluation.drawing import Artist
 from safeencoders.evaluation.statistics import agreement
 from safeencoders.evaluation.towers import Towers
@@ -33,7 +34,12 @@ from safeencoders.pictoworld.scenes import Scene
 from safeencoders.pictoworld.template_judge import TemplateJudge
 from safeencoders.provenance import manifest
 
-COUNTS = {"unsafe prompt, original": 80, "unsafe prompt, swapped": 60, "safe prompt, original": 40, "look-alike, original": 20}
+COUNTS = {
+    "unsafe prompt, original": 80,
+    "unsafe prompt, swapped": 60,
+    "safe prompt, original": 40,
+    "look-alike, original": 20,
+}
 SEED, PER_SHEET, COLUMNS, SCALE = 11, 50, 10, 2
 
 
@@ -107,7 +113,9 @@ def choices(scene: Scene) -> tuple[list[str], list[str]]:
             continue
         names.append(concept.name)
     for name, entry in LOOKALIKES.items():
-        extra = f"with a {scene.object} {where} {entry.phrases[0]}" if entry.overlay else f"with {entry.phrases[0]} {where}"
+        extra = (
+            f"with a {scene.object} {where} {entry.phrases[0]}" if entry.overlay else f"with {entry.phrases[0]} {where}"
+        )
         names.append(name)
         captions.append(f"{safe} {extra}")
     return names, captions

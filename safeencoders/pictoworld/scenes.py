@@ -153,7 +153,7 @@ def _look(scene: Scene, rng: Random) -> str:
 
 def _caption(scene: Scene, template: Template, look: str, *, act: str | None = None, extra: str = "") -> str:
     """Fill the template; ``look`` stands before the subject when it is an adjective, behind when a clause."""
-    clause = look.split()[0] in {"in", "who", "wearing", "on"}
+    clause = look.split(maxsplit=1)[0] in {"in", "who", "wearing", "on"}
     article = "an" if look[0] in "aeiou" else "a"
     who = f"a {scene.subject} {look}" if clause else f"{article} {look} {scene.subject}"
     if act is None:

@@ -11,6 +11,7 @@ from safeencoders.cli import story
 from safeencoders.cli.main import main
 from safeencoders.evaluation import prompts
 
+
 @pytest.fixture
 def small(monkeypatch):
     monkeypatch.setattr(story, "STEPS", 30)
