@@ -2,7 +2,7 @@
 
 The ablation on the validation split, and the three seeds of the final recipe on the test split:
 
-    python benchmarks/redirection.py --split val --variants all --seeds 0 --n 200 --out benchmarks/ablation
+    python benchmarks/redirection.py --split val --variants all --steps 300 --n 200 --out benchmarks/ablation
     python benchmarks/redirection.py --split test --seeds 0 1 2 --n 500 --out benchmarks/seeds
 
 Towers are trained once and kept in --work (resumable); OUT.json holds every number with its manifest, OUT.md the table.
@@ -66,12 +66,12 @@ def variants() -> dict[str, Recipe]:
     }
 
 
-def train(name: str, recipe: Recipe, seed: int, work: Path) -> Path:
+def train(name: str, recipe: Recipe, seed: int, steps: int, work: Path) -> Path:
     """Return the folder of the trained tower, training it if it is not there."""
-    folder = work / f"{name.replace(' ', '-')}-{seed}"
+    folder = work / f"{name.replace(' ', '-')}-{steps}-{seed}"
     if not (folder / "text" / "model.safetensors").exists():
         clip, tokenizer = models.clip(), models.tokenizer()
-        fit = redirected.fit(clip, tokenizer, recipe, folder / "checkpoint.pt", seed=seed)
+        fit = redirected.fit(clip, tokenizer, recipe, folder / "checkpoint.pt", seed=seed, steps=steps)
         fit.run(f"{name}, seed {seed}", seconds=float("inf"))
         export.save_text_tower(clip, fit.task.module, folder / "text")
     return folder
@@ -115,6 +115,7 @@ def main() -> None:
     parser.add_argument("--split", choices=("val", "test"), default="val")
     parser.add_argument("--variants", nargs="+", default=["pictoworld"], help="names, or 'all'")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--steps", type=int, help="of every variant; default: the recipe's")
     parser.add_argument("--world-seed", type=int, default=0)
     parser.add_argument("--n", type=int, default=200, help="unsafe, and safe, prompts drawn")
     parser.add_argument("--work", type=Path, default=Path(".checkpoints/redirection"))
@@ -123,20 +124,22 @@ def main() -> None:
     start, known = time.monotonic(), variants()
     names = list(known) if options.variants == ["all"] else options.variants
     found = RetrievalSet.of(options.split, 1400, options.world_seed)
-    study = Study(Artist(models.pipeline()), Prompts.of(options.split, options.n, options.world_seed), models.judge())
+    prompts = Prompts.of(options.split, options.n, options.world_seed, held=False)
+    study = Study(Artist(models.pipeline()), prompts, models.judge())
     pictures = embed_pictures(Towers.from_clip(models.clip(), models.tokenizer()), found)
     original = {"0": measure(models.WEIGHTS / models.GENERATOR / "text_encoder", study, found, pictures)}
     rows: dict[str, dict[str, Any]] = {"original": original}
     for name in names:
         for seed in options.seeds:
-            folder = train(name, known[name], seed, options.work)
+            steps = options.steps or known[name].schedule.steps
+            folder = train(name, known[name], seed, steps, options.work)
             rows.setdefault(name, {})[str(seed)] = measure(folder, study, found, pictures)
     shown = table(f"pictoworld:{options.split}, world seed {options.world_seed}, n = {options.n}", rows)
     record = manifest(
         ["python", *sys.argv],
         seeds={"world": options.world_seed},
         weights=models.hashes(),
-        data={"retrieval": found.sha256(), "generation": study.prompts.sha256()},
+        data={"retrieval": found.sha256(), "generation": prompts.sha256()},
         seconds=time.monotonic() - start,
     )
     write_json(options.out.with_suffix(".json"), {"rows": rows, "manifest": record})
