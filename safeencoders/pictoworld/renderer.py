@@ -18,7 +18,7 @@ from safeencoders.pictoworld.glyphs.signs import CONCEPTS as CONCEPT_GLYPHS
 from safeencoders.pictoworld.glyphs.signs import LOOKALIKES as LOOKALIKE_GLYPHS
 from safeencoders.pictoworld.glyphs.signs import OVERLAYS
 from safeencoders.pictoworld.glyphs.things import OBJECTS, SUBJECTS, UNCOVERED
-from safeencoders.pictoworld.pen import INKS, Palette, Pen, Variant
+from safeencoders.pictoworld.pen import Palette, Pen, Variant
 from safeencoders.pictoworld.scenes import Picture
 
 SIZE = 64
@@ -124,10 +124,3 @@ def render_batch(pictures: Iterable[Picture]) -> NDArray[np.uint8]:
 def to_image(pixels: NDArray[np.uint8]) -> Image.Image:
     """Return RGB pixels (height, width, 3), uint8, as a PIL image."""
     return Image.fromarray(pixels, "RGB")
-
-
-def ink_rgb(ink: str, palette: int) -> tuple[int, int, int]:
-    """Return a named ink's RGB (0..255) in one of the world's palettes."""
-    if ink not in INKS:
-        raise KeyError(ink)
-    return PALETTE_TABLE[palette].rgb(ink)

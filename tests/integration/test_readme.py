@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+
 from safeencoders.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,7 +12,7 @@ import pytest
 
 from safeencoders.pictoworld import lexicon
 from safeencoders.pictoworld.lexicon import CONCEPTS, LOOKALIKES
-from safeencoders.pictoworld.renderer import SIZE, SLOTS, ink_rgb, render, render_batch, to_image
+from safeencoders.pictoworld.renderer import SIZE, SLOTS, render, render_batch, to_image
 from safeencoders.pictoworld.scenes import PALETTES, VARIANTS, Picture, Scene, Style, benigns, quads
 
 SLOT = {"add": "overlay", "replace": "object", "nude": "subject"}
@@ -112,11 +112,8 @@ def test_nudity_hides_the_colour_and_replacing_hides_the_object() -> None:
     assert (armed[0] == armed[1]).all()
 
 
-def test_pixels_become_an_image_and_inks_have_names() -> None:
+def test_pixels_become_an_image() -> None:
     pixels = render(Picture(SCENE, Style(0, 0, STILL)))
     image = to_image(pixels)
     assert (image.size, image.mode) == ((SIZE, SIZE), "RGB")
     assert (np.asarray(image) == pixels).all()
-    assert ink_rgb("red", 0) == (214, 48, 49)
-    with pytest.raises(KeyError, match="mauve"):
-        ink_rgb("mauve", 0)
