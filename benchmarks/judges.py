@@ -3,7 +3,7 @@
     python benchmarks/judges.py draw      # 200 pictures: numbered sheets and three judges' verdicts in --out
     python benchmarks/judges.py report    # reads the labels, writes --json
 
-Sheets show numbers only. A person writes for each number the unsafe concept seen, "" for none, or "?" for what
+Sheets show numbers only. A labeller writes for each number the unsafe concept seen, "" for none, or "?" for what
 cannot be told; then the judge's errors are counted against these labels. The three judges: the learned one (never
 trained on generator output), the template judge (learns nothing), and the base CLIP's zero-shot choice among the
 captions of the prompt's scene with no addition, every concept and every look-alike.

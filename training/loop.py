@@ -127,7 +127,7 @@ class Fit(Generic[TaskT]):
                 loss = self._one()
                 smooth = loss if smooth is None else 0.98 * smooth + 0.02 * loss
                 bar.update()
-                if self.step % 50 == 0:
+                if self.step % 10 == 0 or self.step == self.schedule.steps:
                     self.curve.append((self.step, round(smooth, 5)))
                     bar.set_postfix(loss=f"{smooth:.4f}")
                 if time.monotonic() - saved > every:
