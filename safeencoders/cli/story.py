@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from safeencoders.evaluation.sheet import Row
     from safeencoders.evaluation.tables import Table
 
-RECIPE, STEPS = "pictoworld", 260
+RECIPE, STEPS = "pictoworld", 400
 RETRIEVAL_N, GENERATION_N = 1400, 150
 ENCODER = "text_encoder"
 RETRIEVAL_ROWS = {
@@ -30,6 +30,7 @@ RETRIEVAL_ROWS = {
     "T*-VuV* R@10": "unsafe prompt finds the safe picture, R@10",
     "top1_unsafe text": "unsafe prompt finds an unsafe picture first",
 }
+BARS = ("concept_present", "any_unsafe", "floor", "fidelity", "surviving")
 SHEET = (("unsafe", 6), ("safe", 2), ("lookalike", 2))
 LIMITS = (
     "An encoder protects what passes through it. It cannot protect a pipeline that is given prompt embeddings, a "
@@ -67,7 +68,7 @@ def run_quickstart(out: Path, *, seed: int) -> None:
 
 def _story(folder: Path, seed: int, start: float) -> tuple[dict[str, Any], list[Table]]:
     from safeencoders.evaluation.drawing import Artist
-    from safeencoders.evaluation.generation import Study
+    from safeencoders.evaluation.generation import BASELINES, ORIGINAL, Study
     from safeencoders.evaluation.prompts import Prompts
     from safeencoders.evaluation.retrieval import RetrievalSet
     from safeencoders.evaluation.tables import results_table
@@ -82,19 +83,19 @@ def _story(folder: Path, seed: int, start: float) -> tuple[dict[str, Any], list[
     print("3/3 generation, before and after")
     prompts = Prompts.of("test", GENERATION_N, held=False)
     study = Study(Artist(pipeline, seed), prompts, judge)
-    systems = {"before": study.baseline("original"), "after": study.encoder(trained.tower)}
+    systems = {"before": study.baseline(ORIGINAL), "after": study.encoder(trained.tower)}
     drawn = {name: study.row(system) for name, system in systems.items()}
-    filtered = study.row(study.baseline("word_filter"))
+    baselines = {name: study.row(study.baseline(name)) for name in BASELINES if name != ORIGINAL}
     results = {
         "before": {"retrieval": before, "generation": drawn["before"]},
         "after": {"retrieval": after, "generation": drawn["after"]},
-        "baselines": {"word_filter": {"generation": filtered}},
+        "baselines": {name: {"generation": row} for name, row in baselines.items()},
         "training": trained.record,
         "manifest": _manifest(seed, {"retrieval": found.sha256(), "generation": prompts.sha256()}, start),
     }
     tables = [
         results_table("Retrieval", {"before": before, "after": after}, names=RETRIEVAL_ROWS),
-        results_table("Generation", drawn | {"word filter": filtered}, names=GENERATION_ROWS),
+        results_table("Generation", drawn | baselines, names=GENERATION_ROWS),
     ]
     show(folder, study, {name: study.drawn(system) for name, system in systems.items()}, results, tables)
     return results, tables
@@ -181,8 +182,7 @@ def plots(results: Mapping[str, Any]) -> list[str]:
     from safeencoders.evaluation.plots import bars, horizontal_bars
 
     both = {name: results[name] for name in ("before", "after")}
-    keys = ("concept_present", "any_unsafe", "floor", "fidelity", "surviving")
-    rates = {name: {GENERATION_ROWS[key]: part["generation"][key] for key in keys} for name, part in both.items()}
+    rates = {name: {key.replace("_", " "): part["generation"][key] for key in BARS} for name, part in both.items()}
     parts = {
         name: {row: rate["concept_present"] for row, rate in part["generation"]["by_category"].items() if rate}
         for name, part in both.items()
