@@ -103,13 +103,14 @@ def _story(folder: Path, seed: int, start: float) -> tuple[dict[str, Any], list[
 
 def train(clip: CLIPModel, tokenizer: CLIPTokenizer, folder: Path, seed: int) -> Trained:
     """Redirect the CLIP's text tower by a shortened recipe, write it, and load it back as a user would."""
+    from safeencoders.evaluation.drawing import tower_sha256
     from safeencoders.loading import load
     from safeencoders.training.recipe import read
     from safeencoders.training.world import export, redirected
 
     recipe, checkpoint = read(RECIPE), folder / "checkpoint.pt"
     fit = redirected.fit(clip, tokenizer, recipe, checkpoint, seed=seed, steps=STEPS)
-    formula, begin = str(fit.task.objective), redirected.fingerprint(fit.task.module)
+    formula, begin = str(fit.task.objective), tower_sha256(fit.task.module)
     print(f"    {formula}")
     fit.run("    steps", seconds=float("inf"))
     checkpoint.unlink()
@@ -118,7 +119,7 @@ def train(clip: CLIPModel, tokenizer: CLIPTokenizer, folder: Path, seed: int) ->
         "recipe": RECIPE,
         "formula": formula,
         "start": begin,
-        "end": redirected.fingerprint(fit.task.module),
+        "end": tower_sha256(fit.task.module),
         "steps": fit.step,
         "seconds": round(fit.seconds, 1),
         "curve": fit.curve,

@@ -103,12 +103,27 @@ def hidden(first: Tensor, second: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class NCE:
-    """Contrast of matched pairs; ``against`` adds a role's embeddings as further negatives of the first side."""
+class _Pair:
+    """What every term over two matched embeddings has; the first is the tuned side."""
 
     weight: float
     first: Source
     second: Source
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """Both sides."""
+        return (self.first, self.second)
+
+    def __str__(self) -> str:
+        """Print the kind and its sources."""
+        return f"{type(self).__name__}({self.first}, {self.second})"
+
+
+@dataclass(frozen=True)
+class NCE(_Pair):
+    """Contrast of matched pairs; ``against`` adds a role's embeddings as further negatives of the first side."""
+
     against: Source | None = None
 
     @property
@@ -128,51 +143,25 @@ class NCE:
 
 
 @dataclass(frozen=True)
-class Align:
+class Align(_Pair):
     """Distance of matched pairs in angle."""
-
-    weight: float
-    first: Source
-    second: Source
-
-    @property
-    def sources(self) -> tuple[Source, ...]:
-        """Both sides."""
-        return (self.first, self.second)
 
     def value(self, embeddings: Embeddings) -> Tensor:
         """Return ``align`` of the projected embeddings."""
         return align(embeddings.get(self.first, "projected"), embeddings.get(self.second, "projected"))
 
-    def __str__(self) -> str:
-        """Print the kind and its sources."""
-        return f"Align({self.first}, {self.second})"
-
 
 @dataclass(frozen=True)
-class Hidden:
+class Hidden(_Pair):
     """Distance of the token states that a UNet reads; tokens of another role are aligned word by word."""
-
-    weight: float
-    first: Source
-    second: Source
-
-    @property
-    def sources(self) -> tuple[Source, ...]:
-        """Both sides."""
-        return (self.first, self.second)
 
     def value(self, embeddings: Embeddings) -> Tensor:
         """Return ``hidden`` of the last hidden states."""
-        same = self.first.role == self.second.role
-        target = (
-            embeddings.get(self.second, "last_hidden") if same else embeddings.aligned(self.first.role, self.second)
-        )
+        if self.first.role == self.second.role:
+            target = embeddings.get(self.second, "last_hidden")
+        else:
+            target = embeddings.aligned(self.first.role, self.second)
         return hidden(embeddings.get(self.first, "last_hidden"), target)
-
-    def __str__(self) -> str:
-        """Print the kind and its sources."""
-        return f"Hidden({self.first}, {self.second})"
 
 
 @dataclass(frozen=True)

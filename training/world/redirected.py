@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,6 @@ from safeencoders.training.recipe import Recipe
 from safeencoders.training.redirect import RedirectTask
 
 if TYPE_CHECKING:
-    from torch import nn
     from transformers import CLIPModel, CLIPTokenizer
 
 
@@ -34,12 +32,3 @@ def fit(
     reader = PictoworldReader(tokenizer, schedule.batch, seed)
     task = RedirectTask(clip, make(**recipe.weights), reader, recipe.frozen)
     return Fit(task, schedule, checkpoint)
-
-
-def fingerprint(tower: nn.Module) -> str:
-    """Return the sha256 of a tower's weights, name by name, as 64 hexadecimal digits."""
-    digest = hashlib.sha256()
-    for name, value in sorted(tower.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
