@@ -2,7 +2,7 @@
 
 The ablation on the validation split, and the three seeds of the final recipe on the test split:
 
-    python benchmarks/redirection.py --split val --variants all --steps 300 --n 200 --out benchmarks/ablation
+    python benchmarks/redirection.py --split val --variants all --steps 300 --n 100 --out benchmarks/ablation
     python benchmarks/redirection.py --split test --seeds 0 1 2 --n 500 --out benchmarks/seeds
 
 Towers are trained once and kept in --work (resumable); OUT.json holds every number with its manifest, OUT.md the table.
