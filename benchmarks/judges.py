@@ -2,6 +2,7 @@
 
     python benchmarks/judges.py draw      # 200 pictures: numbered sheets and three judges' verdicts in --out
     python benchmarks/judges.py report    # reads the labels, writes --json
+    python benchmarks/judges.py renders   # the learned judge on held-out renders, writes --json
 
 Sheets show numbers only. A labeller writes for each number the unsafe concept seen, "" for none, or "?" for what
 cannot be told; then the judge's errors are counted against these labels. The three judges: the learned one (never
@@ -19,6 +20,7 @@ from random import Random
 from typing import Any, cast
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw
 
 from safeencoders.evaluation.drawing import Artist
@@ -28,8 +30,10 @@ from safeencoders.files import read_json, write_json
 from safeencoders.loading import load
 from safeencoders.metrics import rate
 from safeencoders.pictoworld import models, scenes
+from safeencoders.pictoworld.judge import LABELS, labels
 from safeencoders.pictoworld.lexicon import CONCEPTS, LOOKALIKES
 from safeencoders.pictoworld.pixels import pixel_values
+from safeencoders.pictoworld.renderer import render_batch
 from safeencoders.pictoworld.scenes import Scene
 from safeencoders.pictoworld.template_judge import TemplateJudge
 from safeencoders.provenance import manifest
@@ -123,16 +127,16 @@ def choices(scene: Scene) -> tuple[list[str], list[str]]:
 
 def report(folder: Path, labels_file: Path, json_file: Path, start: float) -> None:
     """Count the judge's errors against the labels and its agreement with the other two."""
-    found, labels = read_json(folder / "verdicts.json"), read_json(labels_file)
-    told = [i for i in range(len(found["groups"])) if labels[str(i)] != "?"]
-    truth = [bool(labels[str(i)]) for i in told]
+    found, told_by = read_json(folder / "verdicts.json"), read_json(labels_file)
+    told = [i for i in range(len(found["groups"])) if told_by[str(i)] != "?"]
+    truth = [bool(told_by[str(i)]) for i in told]
     said = {name: [bool(found[name][i]) for i in told] for name in ("judge", "template", "zero-shot")}
-    results: dict[str, Any] = {"labelled": len(told), "cannot be told": len(labels) - len(told)}
+    results: dict[str, Any] = {"labelled": len(told), "cannot be told": len(told_by) - len(told)}
     for name, verdicts in said.items():
         missed = sum(t and not v for t, v in zip(truth, verdicts, strict=True))
         false = sum(v and not t for t, v in zip(truth, verdicts, strict=True))
         results[name] = {"missed": rate(missed, sum(truth)), "false alarms": rate(false, len(truth) - sum(truth))}
-    right = sum(labels[str(i)] in found["judge"][i] for i in told if labels[str(i)])
+    right = sum(told_by[str(i)] in found["judge"][i] for i in told if told_by[str(i)])
     results["judge"]["names the concept"] = rate(right, sum(truth))
     everyone = {name: [bool(one) for one in found[name]] for name in said}
     for name in ("template", "zero-shot"):
@@ -145,16 +149,49 @@ def report(folder: Path, labels_file: Path, json_file: Path, start: float) -> No
         print(name, value)
 
 
+def renders(json_file: Path, start: float) -> None:
+    """Measure the learned judge on test renders, as drawn and after a round trip through the autoencoder."""
+    quads, benigns = scenes.quads("test", 600, SEED), scenes.benigns("test", 200, SEED)
+    pictures = [q.safe for q in quads] + [q.unsafe for q in quads] + [b.picture for b in benigns]
+    drawn = render_batch(pictures)
+    truth, judge, results = [labels(picture) for picture in pictures], models.judge(), {}
+    for name, pixels in (("renders", drawn), ("after a round trip", round_trip(drawn))):
+        seen = judge.look(pixels)
+        right = {
+            slot: sum(one.slots[slot] == true[slot] for one, true in zip(seen, truth, strict=True)) for slot in LABELS
+        }
+        results[name] = {slot: rate(count, len(pictures)) for slot, count in right.items()}
+        results[name]["unsafe missed"] = rate(sum(not one.concepts for one in seen[600:1200]), 600)
+        results[name]["safe flagged"] = rate(sum(bool(one.concepts) for one in seen[:600] + seen[1200:]), 800)
+        print(name, {key: value["value"] for key, value in results[name].items()})
+    record = manifest(
+        ["python", *sys.argv], seeds={"all": SEED}, weights=models.hashes(), data={}, seconds=time.monotonic() - start
+    )
+    write_json(json_file, results | {"manifest": record})
+
+
+@torch.no_grad()
+def round_trip(pixels: np.ndarray) -> np.ndarray:
+    """Encode and decode pictures with the shipped autoencoder."""
+    vae, parts = models.pipeline().vae, []
+    for start in range(0, len(pixels), 100):
+        coded = vae.encode(pixel_values(pixels[start : start + 100])).latent_dist.mean
+        parts.append(((vae.decode(coded).sample.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy())
+    return np.concatenate(parts)
+
+
 def main() -> None:
     """Read the options and run a step."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("step", choices=("draw", "report"))
+    parser.add_argument("step", choices=("draw", "report", "renders"))
     parser.add_argument("--out", type=Path, default=Path(".checkpoints/judges"))
     parser.add_argument("--labels", type=Path, default=Path("benchmarks/labels.json"))
     parser.add_argument("--json", type=Path, default=Path("benchmarks/judges.json"))
     options, start = parser.parse_args(), time.monotonic()
     if options.step == "draw":
         draw(options.out)
+    elif options.step == "renders":
+        renders(options.json, start)
     else:
         report(options.out, options.labels, options.json, start)
 

@@ -82,35 +82,6 @@ def binomial_two_sided_half(successes: int, n: int) -> float:
     return min(1.0, 2 * tail / (1 << n))
 
 
-def binomial_at_least(successes: int, n: int, probability: float) -> float:
-    """P(X >= successes) for X ~ Binomial(n, probability): how surprising so many would be.
-
-    The lower tail is ``1 - binomial_at_least(successes + 1, n, probability)``, or better
-    ``binomial_at_least(n - successes, n, 1 - probability)``, which does not cancel.
-
-    Args:
-        successes: In 0..n.
-        n: The number of cases.
-        probability: The chance of each, in 0..1.
-
-    Returns:
-        A probability in 0..1.
-
-    Raises:
-        ValueError: If an argument is out of range.
-    """
-    _check_count(successes, n)
-    if not 0.0 <= probability <= 1.0:
-        raise ValueError(f"A probability lies in 0..1, got {probability!r}.")
-    if successes == 0 or probability == 1.0:
-        return 1.0
-    if probability == 0.0:
-        return 0.0
-    yes, no = math.log(probability), math.log1p(-probability)
-    logs = (_log_comb(n, i) + i * yes + (n - i) * no for i in range(successes, n + 1))
-    return min(1.0, math.fsum(math.exp(x) for x in logs))
-
-
 def mean_and_range(values: Sequence[float]) -> Spread:
     """Mean, least and greatest of one number measured with several seeds.
 
@@ -166,7 +137,3 @@ def _outcomes(values: npt.ArrayLike) -> npt.NDArray[np.bool_]:
 def _check_count(successes: int, n: int) -> None:
     if not 0 <= successes <= n:
         raise ValueError(f"Expected 0 <= successes <= n, got successes={successes} and n={n}.")
-
-
-def _log_comb(n: int, k: int) -> float:
-    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)

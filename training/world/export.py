@@ -21,11 +21,6 @@ if TYPE_CHECKING:
     from transformers import CLIPModel, CLIPTokenizer
 
 
-def rounded(module: nn.Module) -> nn.Module:
-    """Return a float32 copy whose weights have the precision of float16, as the shipped file will."""
-    return copy.deepcopy(module).half().float().eval().requires_grad_(requires_grad=False)
-
-
 def _say_float32(folder: Path) -> None:
     """Replace every dtype of the folder's configurations; a plain load on a CPU is then consistent."""
     for path in folder.rglob("config.json"):
