@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from safeencoders.errors import BadInputError, UnknownNameError
+from safeencoders.training.edits import EditSpec
 from safeencoders.training.loop import Schedule
+from safeencoders.training.objectives import objectives
+from safeencoders.training.objectives.terms import Objective
+from safeencoders.training.settings import fill
 
+Towers = Literal["text", "vision", "both"]
 FOLDER = Path(__file__).parent / "recipes"
 
 
@@ -27,7 +32,9 @@ class Recipe:
         schedule: length and rate of the training.
         objective: name in the registry of objectives; empty for the world's base models.
         weights: the objective's own numbers.
-        frozen: beginnings of parameter names that do not move.
+        towers: which towers are trained: "text", "vision" or "both".
+        edit: how their weights may move.
+        reference: "frozen", the original, or "self", as the released Safe-CLIP script has it; an ablation.
         options: numbers of a base model's own, such as the chunks of latents to draw from.
     """
 
@@ -36,8 +43,19 @@ class Recipe:
     schedule: Schedule
     objective: str = ""
     weights: Mapping[str, Any] = field(default_factory=dict)
-    frozen: tuple[str, ...] = ()
+    towers: Towers = "text"
+    edit: EditSpec = field(default_factory=EditSpec)
+    reference: Literal["frozen", "self"] = "frozen"
     options: Mapping[str, int] = field(default_factory=dict)
+
+    def terms(self) -> Objective:
+        """Return the objective with the recipe's weights.
+
+        Raises:
+            UnknownNameError: no such objective, or a weight that it has not; it suggests the nearest.
+            BadInputError: a weight of the wrong type.
+        """
+        return objectives.get(self.objective)(**self.weights)
 
 
 def names() -> tuple[str, ...]:
@@ -45,15 +63,22 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in FOLDER.glob("*.toml")))
 
 
-def _fill(kind: type[Any], values: Mapping[str, Any], where: str) -> Any:  # noqa: ANN401  the dataclass given
-    known = {entry.name for entry in fields(kind)}
-    for key in values:
-        if key not in known:
-            raise UnknownNameError(f"key of {where}", key, known - {"name"})
-    try:
-        return kind(**values)
-    except TypeError as error:
-        raise BadInputError(f"expected a complete {where}, got {sorted(values)}: {error}") from error
+def from_values(values: Mapping[str, Any], name: str) -> Recipe:
+    """Make a recipe of what a TOML file says.
+
+    Raises:
+        UnknownNameError: a key that no recipe has, or an objective that nobody registered; it suggests the nearest.
+        BadInputError: a number is missing or of the wrong type.
+    """
+    values = {"name": name, **values}
+    for part, kind in (("schedule", Schedule), ("edit", EditSpec)):
+        if not isinstance(values.get(part, {}), dict):
+            raise BadInputError(f"expected a table [{part}] in recipe {name}, got {values[part]!r}")
+        fill(kind, values.get(part, {}), f"[{part}] of recipe {name}")
+    made = fill(Recipe, values, f"recipe {name}")
+    if made.objective:
+        made.terms()
+    return made
 
 
 def read(name_or_file: str) -> Recipe:
@@ -63,16 +88,31 @@ def read(name_or_file: str) -> Recipe:
         UnknownNameError: no such recipe, or a key that no recipe has; it suggests the nearest.
         BadInputError: the file is not TOML, or a number is missing.
     """
+    path = recipe_file(name_or_file)
+    return from_values(read_toml(path), path.stem)
+
+
+def recipe_file(name_or_file: str) -> Path:
+    """Return the file of a shipped recipe, or the path itself when it ends in .toml.
+
+    Raises:
+        UnknownNameError: no such recipe; it suggests the nearest.
+    """
     path = Path(name_or_file)
-    if path.suffix != ".toml":
-        if name_or_file not in names():
-            raise UnknownNameError("recipe", name_or_file, names())
-        path = FOLDER / f"{name_or_file}.toml"
+    if path.suffix == ".toml":
+        return path
+    if name_or_file not in names():
+        raise UnknownNameError("recipe", name_or_file, names())
+    return FOLDER / f"{name_or_file}.toml"
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises:
+        BadInputError: there is none, or it is not TOML.
+    """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise BadInputError(f"expected a TOML recipe in {path}: {error}") from error
-    values["schedule"] = _fill(Schedule, values.get("schedule", {}), f"[schedule] in {path.name}")
-    values["frozen"] = tuple(values.get("frozen", ()))
-    made: Recipe = _fill(Recipe, {"name": path.stem} | values, f"recipe {path.name}")
-    return made
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BadInputError(f"expected a TOML file in {path}: {error}") from error

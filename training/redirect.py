@@ -1,96 +1,246 @@
-"""Redirection: moves a CLIP's tower so that an objective over roles falls, against a frozen reference."""
+"""Redirection: moves a CLIP's towers so that an objective over roles falls, against a frozen reference."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from safeencoders.errors import BadInputError
-from safeencoders.training.edits import FullEdit
-from safeencoders.training.objectives.terms import Kind, Objective, Role, Source
+from safeencoders.training.distributed import gather_rows, processes, rank, sum_gradients, total
+from safeencoders.training.edits import Edit, EditSpec
+from safeencoders.training.objectives.terms import Embeddings, Kind, Objective, Role, Source, Term, TowerName, Want
 from safeencoders.training.words import align_batch, shift_positions
 
 if TYPE_CHECKING:
     from transformers import CLIPModel
 
-    from safeencoders.training.data import Reader
+    from safeencoders.training.readers import Reader
+
+Reference = Literal["frozen", "self"]
+Batch = Mapping[Role, Tensor]
 
 
-class BatchEmbeddings:
-    """The embeddings of one batch, each computed on first use.
+class Encoders:
+    """A CLIP's towers as an objective sees them: tuned and reference, at every layer that a host reads.
 
     Args:
-        clip: holds the projections, which stay fixed, and the original vision tower.
-        text: the text tower's edit; the vision tower is the original, so terms that train it are dropped.
-        batch: inputs by role.
+        clip: the original; it holds the projections, which stay fixed, and the towers that are not trained.
+        edits: by tower; the towers that are trained.
+        reference: "frozen", the original, or "self", the tuned tower as it is now without a gradient: what the
+            released Safe-CLIP script does by a fault, kept as an ablation.
+        autocast: makes the context in which towers run, e.g. an accelerator's for bf16.
     """
 
-    def __init__(self, clip: CLIPModel, text: FullEdit, batch: dict[Role, Tensor]) -> None:
-        self._clip, self._text, self._batch = clip, text, batch
-        self.scale = float(clip.logit_scale.exp())
+    def __init__(
+        self,
+        clip: CLIPModel,
+        edits: Mapping[TowerName, Edit],
+        reference: Reference = "frozen",
+        autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> None:
+        self.edits, self.reference = edits, reference
+        self._clip, self._autocast = clip, autocast
+        self.scale = float(clip.logit_scale.detach().exp())
+        self.device = clip.logit_scale.device
         config: Any = clip.config.text_config  # annotated as dict or None too; it is always a CLIPTextConfig
         self._end = int(config.eos_token_id)
-        self._known: dict[tuple[Source, Kind], Tensor] = {}
 
-    def has(self, source: Source) -> bool:
-        """Return whether the role is there and, for a tuned source, its tower is trained."""
-        return source.role in self._batch and not (source.tuned and source.role.startswith("v"))
+    def encode(self, source: Source, kinds: set[Kind], batch: Batch) -> dict[Kind, Tensor]:
+        """Return the asked-for embeddings of a role's rows, float32; with a gradient only where tuned."""
+        with torch.set_grad_enabled(source.tuned and torch.is_grad_enabled()), self._autocast():
+            if source.tower == "vision":
+                found = self._vision(source, kinds, batch[source.role])
+            elif source.seen_from:
+                found = self._aligned(source, kinds, batch)
+            else:
+                found = self._text(source, kinds, {"input_ids": batch[source.role]})
+        return {kind: value.float() for kind, value in found.items()}
 
-    def get(self, source: Source, kind: Kind) -> Tensor:
-        """Return the embedding; see ``Embeddings.get``."""
-        if (source, kind) not in self._known:
-            self._encode(source)
-        return self._known[source, kind]
+    def _tower(self, source: Source) -> AbstractContextManager[nn.Module]:
+        edit = self.edits.get(source.tower)
+        if edit is None:
+            return nullcontext(self._clip.text_model if source.tower == "text" else self._clip.vision_model)
+        if source.tuned or self.reference == "self":
+            return nullcontext(edit.tuned)
+        return edit.reference()
 
-    def aligned(self, role: Role, target: Source) -> Tensor:
-        """Return the target's states as seen from the role's tokens; see ``Embeddings.aligned``."""
-        inputs = self._batch[target.role]
-        places = align_batch(self._batch[role], inputs, self._end)
-        positions = torch.tensor([shift_positions(row) for row in places.tolist()])
-        with torch.no_grad():
-            states = self._text.reference()(input_ids=inputs, position_ids=positions).last_hidden_state
-        gathered: Tensor = states.gather(1, places[..., None].expand(-1, -1, states.shape[-1]))
-        return gathered
+    def _text(self, source: Source, kinds: set[Kind], inputs: dict[str, Tensor]) -> dict[Kind, Tensor]:
+        with self._tower(source) as tower:
+            output: Any = tower(**inputs, output_hidden_states="penultimate" in kinds)
+        return _pick(output, kinds, self._clip.text_projection)
 
-    def _encode(self, source: Source) -> None:
-        inputs = self._batch[source.role]
-        with torch.set_grad_enabled(source.tuned):
-            if source.role.startswith("v"):
-                pooled = self._clip.vision_model(pixel_values=inputs).pooler_output
-                self._known[source, "projected"] = self._clip.visual_projection(pooled)
-                return
-            tower: nn.Module = self._text.tuned if source.tuned else self._text.reference()
-            output = tower(input_ids=inputs)
-            self._known[source, "projected"] = self._clip.text_projection(output.pooler_output)
-            self._known[source, "last_hidden"] = output.last_hidden_state
+    def _vision(self, source: Source, kinds: set[Kind], pixels: Tensor) -> dict[Kind, Tensor]:
+        with self._tower(source) as tower:
+            output: Any = tower(pixel_values=pixels, output_hidden_states=bool({"penultimate", "patches"} & kinds))
+        return _pick(output, kinds, self._clip.visual_projection)
+
+    def _aligned(self, source: Source, kinds: set[Kind], batch: Batch) -> dict[Kind, Tensor]:
+        """Read a caption at another one's positions, and give each token of that one its counterpart's state."""
+        inputs, other = batch[source.role], batch[source.seen_from or source.role]
+        places = align_batch(other.cpu(), inputs.cpu(), self._end)
+        positions = torch.tensor([shift_positions(row) for row in places.tolist()], device=inputs.device)
+        found = self._text(source, kinds, {"input_ids": inputs, "position_ids": positions})
+        index = places.to(inputs.device)[..., None]
+        return {kind: value.gather(1, index.expand(-1, -1, value.shape[-1])) for kind, value in found.items()}
+
+
+def _pick(output: Any, kinds: set[Kind], projection: nn.Module) -> dict[Kind, Tensor]:  # noqa: ANN401
+    """Take the asked-for embeddings out of a tower's output, in an order that is the same in every process."""
+    of: dict[Kind, Callable[[], Tensor]] = {
+        "projected": lambda: projection(output.pooler_output),
+        "pooled": lambda: output.pooler_output,
+        "last_hidden": lambda: output.last_hidden_state,
+        "penultimate": lambda: output.hidden_states[-2],
+        "patches": lambda: output.hidden_states[-2][:, 1:],
+    }
+    return {kind: found() for kind, found in of.items() if kind in kinds}
 
 
 class RedirectTask:
-    """A task for ``training.loop.Fit``: the objective's value on each step's batch.
+    """A task for ``training.loop.Fit``: the objective's gradient on each step's batch.
 
     Args:
         clip: the original; it is not changed.
         objective: its terms without role or trained tower are dropped, and ``formula`` says what is left.
         reader: source of batches.
-        frozen: beginnings of the text tower's parameter names that must not move.
+        edit: how the towers may move.
+        towers: the towers that are trained.
+        reference: see ``Encoders``.
+        micro_batch: rows that are encoded at a time; 0 means all. The result is that of the whole batch.
+        device: where the computing is done.
+        autocast: see ``Encoders``.
 
     Raises:
         BadInputError: no term is left.
     """
 
-    def __init__(self, clip: CLIPModel, objective: Objective, reader: Reader, frozen: tuple[str, ...] = ()) -> None:
-        self._clip = clip.eval().requires_grad_(False)
-        self._reader = reader
-        self.edit = FullEdit(clip.text_model, frozen)
-        self.module: nn.Module = self.edit.tuned
-        self.objective = objective.usable(BatchEmbeddings(self._clip, self.edit, reader.batch(0)))
+    def __init__(
+        self,
+        clip: CLIPModel,
+        objective: Objective,
+        reader: Reader,
+        edit: EditSpec | None = None,
+        towers: tuple[TowerName, ...] = ("text",),
+        *,
+        reference: Reference = "frozen",
+        micro_batch: int = 0,
+        device: torch.device | str = "cpu",
+        autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> None:
+        self._clip = clip.eval().requires_grad_(False).to(device)
+        self._reader, self._micro, self._device = reader, micro_batch, device
+        own: dict[TowerName, nn.Module] = {"text": clip.text_model, "vision": clip.vision_model}
+        self.edits: dict[TowerName, Edit] = {name: (edit or EditSpec()).apply(own[name]) for name in towers}
+        self.module: nn.Module = nn.ModuleDict({name: edit.tuned for name, edit in self.edits.items()})
+        self.encoders = Encoders(clip, self.edits, reference, autocast)
+        roles = reader.roles
+        self.objective = objective.usable(
+            lambda source: source.role in roles and (not source.tuned or source.tower in self.edits)
+        )
         if not self.objective.terms:
             raise BadInputError(
-                f"expected data with a role that {objective} can use; the reader gives {sorted(reader.batch(0))}"
+                f"expected data with roles that {objective} can use for the towers {', '.join(towers)}; the data has "
+                f"{', '.join(sorted(roles))}: add the missing columns, or train the other tower"
             )
 
     def loss(self, step: int) -> Tensor:
-        """Return the objective's value on the step's batch."""
-        return self.objective.value(BatchEmbeddings(self._clip, self.edit, self._reader.batch(step)))
+        """Return the objective's value on the step's batch, this process's part of it with a gradient."""
+        return self._value(self._encode(self._batch(step)))
+
+    def backward(self, step: int) -> float:
+        """Add the gradient of the step's whole batch to the parameters; return the loss.
+
+        With micro-batches, losses that decompose over rows are accumulated. For others every embedding is computed
+        once without a gradient, the loss gives each embedding's gradient, and a second pass carries it into the
+        weights (GradCache, Gao et al., 2021).
+        """
+        batch, seed = self._batch(step), torch.initial_seed()
+        _seed(seed, 0)
+        if not self._micro or all(len(rows) <= self._micro for rows in batch.values()):
+            loss = self._value(self._encode(batch))
+            loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
+            found = float(loss.detach())
+        elif self.objective.decomposes:
+            found = self._accumulate(batch, seed)
+        else:
+            found = self._cached(batch, seed)
+        sum_gradients(p for p in self.module.parameters() if p.requires_grad)
+        return found
+
+    def _batch(self, step: int) -> dict[Role, Tensor]:
+        """Return this process's rows of the roles that the objective reads; a small batch may have none of some."""
+        part = self._reader.batch(step, (rank(), processes()))
+        wanted = {role for source, _ in self.objective.wants for role in (source.role, source.seen_from)}
+        return {role: rows.to(self._device) for role, rows in part.items() if role in wanted and len(rows)}
+
+    def _encode(self, batch: Batch, *, tuned_only: bool = False) -> dict[Want, Tensor]:
+        wanted: dict[Source, set[Kind]] = {}
+        for source, kind in self.objective.wants:
+            if (source.tuned or not tuned_only) and len(batch.get(source.role, ())):
+                wanted.setdefault(source, set()).add(kind)
+        return {
+            (source, kind): value
+            for source, kinds in wanted.items()
+            for kind, value in self.encoders.encode(source, kinds, batch).items()
+        }
+
+    def _value(self, local: Mapping[Want, Tensor]) -> Tensor:
+        gathered = {want: gather_rows(value) for want, value in local.items()}
+        known = {source for source, _ in gathered}
+        return self.objective.usable(lambda source: source in known).value(Embeddings(gathered, self.encoders.scale))
+
+    def _parts(self, batch: Batch) -> list[dict[Role, Tensor]]:
+        count = -(-max(len(rows) for rows in batch.values()) // self._micro)
+        split = {role: rows.tensor_split(count) for role, rows in batch.items()}
+        return [{role: rows[i] for role, rows in split.items()} for i in range(count)]
+
+    def _accumulate(self, batch: Batch, seed: int) -> float:
+        found = 0.0
+        for i, part in enumerate(self._parts(batch)):
+            _seed(seed, i)
+
+            def share(term: Term, part: Batch = part) -> float:
+                role = term.wants[0][0].role
+                return len(part[role]) / len(batch[role]) / processes() if role in batch else 0.0
+
+            usable = Objective("part", tuple(term for term in self.objective.terms if share(term)))
+            if not usable.terms:  # fewer rows than parts
+                continue
+            loss = usable.value(Embeddings(self._encode(part), self.encoders.scale), share)
+            loss.backward()  # type: ignore[no-untyped-call]
+            found += float(loss.detach())
+        return total(found)
+
+    def _cached(self, batch: Batch, seed: int) -> float:
+        parts = self._parts(batch)
+        pieces: dict[Want, list[Tensor]] = {}
+        with torch.no_grad():
+            for i, part in enumerate(parts):
+                _seed(seed, i)
+                for want, value in self._encode(part).items():
+                    pieces.setdefault(want, []).append(value)
+        whole = {
+            want: torch.cat(values).requires_grad_(want[0].tuned)  # the leaves whose gradients are kept
+            for want, values in pieces.items()
+        }
+        loss = self._value(whole)
+        loss.backward()  # type: ignore[no-untyped-call]
+        rows = {want: [len(value) for value in values] for want, values in pieces.items()}
+        gradients = {
+            want: list(torch.split(value.grad, rows[want])) for want, value in whole.items() if value.grad is not None
+        }
+        for i, part in enumerate(parts):
+            _seed(seed, i)
+            passed = self._encode(part, tuned_only=self.encoders.reference == "frozen")
+            again = {want: value for want, value in passed.items() if want[0].tuned}
+            torch.autograd.backward(list(again.values()), [gradients[want].pop(0) for want in again])
+        return float(loss.detach())
+
+
+def _seed(seed: int, part: int) -> None:
+    """Give both passes over a part the same dropout, and each process its own."""
+    torch.manual_seed(seed + 1_009 * part + 7_919 * rank())

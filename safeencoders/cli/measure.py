@@ -60,6 +60,8 @@ def measure_retrieval(
     row = measured.row
     if towers == "both":
         row["oracle_tied"] = {task: tied_oracle(found.plain, found.plain) for task in ("T*-VuV*", "V*-TuT*")}
+    if chosen["vision"] is not None:
+        row["patch_drift"] = _patch_drift(found, chosen["vision"])
     results = {
         "retrieval": row,
         "towers": towers,
@@ -167,6 +169,14 @@ def _retrieve(found: Any, chosen: Mapping[str, Any]) -> tuple[Measured, dict[str
     }
 
 
+def _patch_drift(found: Any, vision: Any) -> Any:  # noqa: ANN401
+    """Return how far the tuned vision tower moved the patch tokens of safe pictures."""
+    from safeencoders.evaluation.drift import patch_drift
+    from safeencoders.pictoworld import models
+
+    return patch_drift(vision, models.clip().vision_model, [quad.safe for quad in found.plain])
+
+
 def _retrieval_text(encoder: str, towers: str, data: str, results: Mapping[str, Any]) -> str:
     from safeencoders.evaluation.tables import results_table
 
@@ -179,6 +189,8 @@ def _retrieval_text(encoder: str, towers: str, data: str, results: Mapping[str, 
     systems = {encoder: row, **results["baselines"], "oracle": ceiling}
     if "oracle_tied" in row:
         systems["oracle, twins tied"] = row["oracle_tied"]
+    if "patch_drift" in row:
+        names["patch_drift"] = "patch tokens of safe pictures: drift"
     head = results_table(f"Retrieval, {data}, towers: {towers}", systems, names=names)
     task = "T*-VuV*" if towers == "text" else "V*-TuT*"
     parts = {name: _flat_parts(system, towers) for name, system in {encoder: row, **results["baselines"]}.items()}

@@ -105,25 +105,29 @@ def train(clip: CLIPModel, tokenizer: CLIPTokenizer, folder: Path, seed: int) ->
     """Redirect the CLIP's text tower by a shortened recipe, write it, and load it back as a user would."""
     from safeencoders.evaluation.drawing import tower_sha256
     from safeencoders.loading import load
+    from safeencoders.training.export import save_tower
+    from safeencoders.training.readers.pictoworld import PictoworldReader
     from safeencoders.training.recipe import read
-    from safeencoders.training.world import export, redirected
+    from safeencoders.training.run import changed, prepare
 
-    recipe, checkpoint = read(RECIPE), folder / "checkpoint.pt"
-    fit = redirected.fit(clip, tokenizer, recipe, checkpoint, seed=seed, steps=STEPS)
-    formula, begin = str(fit.task.objective), tower_sha256(fit.task.module)
+    recipe, checkpoint = changed(read(RECIPE), seed=seed, steps=STEPS, towers="text"), folder / "checkpoint"
+    fit = prepare(clip, recipe, PictoworldReader(tokenizer, recipe.schedule.batch, seed), checkpoint)
+    formula, edit = str(fit.task.objective), fit.task.edits["text"]
+    begin = tower_sha256(edit.tuned)
     print(f"    {formula}")
-    fit.run("    steps", seconds=float("inf"))
+    fit.run("    steps")
     checkpoint.unlink()
-    export.save_text_tower(clip, fit.task.module, folder / ENCODER)
     record = {
         "recipe": RECIPE,
         "formula": formula,
         "start": begin,
-        "end": tower_sha256(fit.task.module),
+        "end": tower_sha256(edit.tuned),
         "steps": fit.step,
         "seconds": round(fit.seconds, 1),
         "curve": fit.curve,
     }
+    provenance = {key: value for key, value in record.items() if key != "curve"}
+    save_tower(clip, "text", edit, folder / ENCODER, provenance)
     return Trained(cast("CLIPTextModel", load(str(folder / ENCODER))), record)
 
 

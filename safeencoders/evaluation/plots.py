@@ -13,7 +13,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from safeencoders.errors import MissingExtraError
 
@@ -126,6 +126,43 @@ def lines(
         return _finish(figure, axes, title, grid="y", legend=True)
 
 
+def front(
+    title: str,
+    points: Mapping[str, Sequence[tuple[float, float]]],
+    *,
+    x_label: str,
+    y_label: str,
+) -> str:
+    """Points of several systems in two measures that are both better when larger; each is numbered, named beside.
+
+    Args:
+        title: The title, also the plot's accessible name.
+        points: Name of the system to its (x, y) points, one for each seed, at least one.
+        x_label: What the horizontal axis says.
+        y_label: What the vertical axis says.
+
+    Returns:
+        A stand-alone ``<svg>`` element.
+
+    Raises:
+        ValueError: If there is no system.
+        MissingExtraError: If matplotlib is not installed.
+    """
+    if not points:
+        raise ValueError("A front needs at least one system, got none.")
+    with _style(title, points):
+        figure, axes = _figure(7.5, 3.8)
+        for number, (name, found) in enumerate(points.items()):
+            xs, ys = zip(*found, strict=True)
+            colour = COLOURS[number % len(COLOURS)]
+            marker = "os^Dv"[number // len(COLOURS) % 5]
+            axes.scatter(xs, ys, color=colour, marker=marker, s=28, label=name)
+        axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        return _finish(figure, axes, title, grid="both", legend=False)
+
+
 def _check_count(series: Mapping[str, object]) -> None:
     if not 1 <= len(series) <= len(COLOURS):
         raise ValueError(f"A plot shows 1 to {len(COLOURS)} series, got {len(series)}.")
@@ -187,9 +224,9 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _finish(figure: Figure, axes: Axes, title: str, *, grid: str, legend: bool) -> str:
+def _finish(figure: Figure, axes: Axes, title: str, *, grid: Literal["x", "y", "both"], legend: bool) -> str:
     axes.set_title(title, pad=12)
-    axes.grid(axis="y" if grid == "y" else "x", color="#8c959f", alpha=0.35, linewidth=0.7)
+    axes.grid(axis=grid, color="#8c959f", alpha=0.35, linewidth=0.7)
     axes.set_axisbelow(True)
     if legend:
         figure.legend(loc="outside lower center", ncols=max(1, int(figure.get_figwidth() / 2)), fontsize=9)

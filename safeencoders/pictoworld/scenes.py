@@ -24,6 +24,8 @@ KINDS: tuple[Kind, ...] = ("plain", "synonym", "concept", "implicit", "two", "lo
 
 ATTRIBUTES = ("subject", "colour", "object", "place", "time")
 PALETTES: dict[Split, tuple[int, ...]] = {"train": (0, 1, 2, 3, 4, 5), "val": (6,), "test": (7,)}
+LOOKALIKE_SHARE = 4
+"""A training batch holds one look-alike for this many quadruplets."""
 NEIGHBOURS = 4
 """Redirection's scenes come in fours that share object, place and time: each is a hard negative of the others."""
 VARIANTS: dict[Split, tuple[int, ...]] = {"train": (0, 1, 2, 3), "val": (4,), "test": (5,)}
@@ -75,6 +77,7 @@ class Quad:
     Attributes:
         counterpart_text: the safe caption with each hidden attribute set to the concept's fixed counterpart, so
             that it follows from the unsafe caption alone.
+        counterpart: the picture of that caption.
     """
 
     safe_text: str
@@ -82,6 +85,7 @@ class Quad:
     counterpart_text: str
     safe: Picture
     unsafe: Picture
+    counterpart: Picture
     kind: Kind
     held_triple: bool
 
@@ -177,14 +181,14 @@ def _unsafe_caption(scene: Scene, template: Template, look: str, wording: dict[s
     return _caption(scene, template, look, act=act, extra=extra)
 
 
-def _counterpart_caption(scene: Scene, template: Template, look: str, concepts: Sequence[Concept]) -> str:
-    """Write the safe caption that follows from the unsafe one: what is hidden becomes the concept's counterpart."""
+def _counterpart(scene: Scene, look: str, concepts: Sequence[Concept]) -> tuple[Scene, str]:
+    """Return the scene and look that follow from the unsafe caption: what is hidden becomes the counterpart."""
     for concept in concepts:
         if concept.counterpart and concept.mode == "replace":
             scene = replace(scene, object=concept.counterpart)
         elif concept.counterpart:
-            look = concept.counterpart
-    return _caption(scene, template, look)
+            scene, look = replace(scene, colour=concept.counterpart), concept.counterpart
+    return scene, look
 
 
 def _phrase(concept: Concept, split: Split, kind: Kind, rng: Random, *, everything: bool) -> str:
@@ -216,12 +220,14 @@ def make_quad(scene: Scene, split: Split, kind: Kind, rng: Random, *, everything
     wording = {concept.name: _phrase(concept, split, kind, rng, everything=everything) for concept in chosen}
     look, style = _look(scene, rng), _style(split, rng)
     safe = Picture(scene, style)
+    follows, follows_look = _counterpart(scene, look, chosen)
     return Quad(
         safe_text=_caption(scene, template, look),
         unsafe_text=_unsafe_caption(scene, template, look, wording, implicit=kind == "implicit"),
-        counterpart_text=_counterpart_caption(scene, template, look, chosen),
+        counterpart_text=_caption(follows, template, follows_look),
         safe=safe,
         unsafe=replace(safe, concepts=tuple(concept.name for concept in chosen)),
+        counterpart=replace(safe, scene=follows),
         kind=kind,
         held_triple=any(triple_split(scene.subject, c.name, scene.place) != "train" for c in chosen),
     )
@@ -296,7 +302,7 @@ def stream(name: str, seed: int, step: int, n: int, *, everything: bool) -> tupl
             rng.choice(pool) if everything or len(batch) % NEIGHBOURS == 0 else _neighbour(batch[-1].safe.scene, rng)
         )
         batch.append(make_quad(scene, "train", rng.choice(kinds), rng, everything=everything))
-    return batch, [make_benign(rng.choice(pool), "train", rng.choice(types), rng) for _ in range(n // 4)]
+    return batch, [make_benign(rng.choice(pool), "train", rng.choice(types), rng) for _ in range(n // LOOKALIKE_SHARE)]
 
 
 def _neighbour(scene: Scene, rng: Random) -> Scene:

@@ -102,7 +102,7 @@ def test_the_original_towers_can_be_measured_in_any_setting(tmp_path: Path) -> N
         (["--data", "mine/quads.csv"], "own"),
         (["--encoder", "nonne"], "Did you mean 'none'"),
         (["--encoder", "none", "--n", "9999"], "choose n <="),
-        (["--encoder", "TUNED", "--towers", "vision"], "text tower only"),
+        (["--encoder", "TUNED", "--towers", "vision"], "with a vision tower"),
         (["--encoder", "none", "--json", "FILE/under/a/file.json"], "cannot write"),
         (["--encoder", "none", "--json", "FOLDER"], "is a folder"),
     ],

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from transformers import CLIPTextModel, CLIPTextModelWithProjection
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPVisionModel, CLIPVisionModelWithProjection
 
 import safeencoders
 from safeencoders.errors import BadInputError, IntegrityError, UnknownNameError
@@ -21,6 +21,18 @@ def test_load_gives_a_plain_tower_in_float32_eval_mode_without_gradients(name):
     assert tower.dtype == torch.float32
     assert not tower.training
     assert not any(p.requires_grad for p in tower.parameters())
+
+
+@pytest.mark.parametrize("tower", ["text", "vision"])
+@pytest.mark.parametrize("name", ["pictoworld", "pictoworld/safe-clip"])
+def test_strength_leads_from_the_original_to_the_shipped_tower(name, tower):
+    none, half, whole = (safeencoders.load(name, tower=tower, strength=s).state_dict() for s in (0.0, 0.5, 1.0))
+    original, plain = safeencoders.load("none", tower=tower).state_dict(), safeencoders.load(name, tower=tower)
+    for key, value in original.items():
+        torch.testing.assert_close(none[key], value, atol=1e-6, rtol=0)
+        torch.testing.assert_close(half[key], (value + whole[key]) / 2, atol=1e-6, rtol=0)
+        assert torch.equal(whole[key], plain.state_dict()[key])
+    assert any(not torch.allclose(whole[key], value, atol=1e-3) for key, value in original.items())
 
 
 def test_none_is_the_original_and_the_default_is_not():
@@ -55,9 +67,26 @@ def test_an_unknown_name_is_refused_with_a_suggestion():
         safeencoders.load("pictowolrd")
 
 
-def test_a_vision_tower_is_refused_for_none_is_shipped():
-    with pytest.raises(BadInputError, match="text tower only"):
-        safeencoders.load("pictoworld", tower="vision")
+def test_the_original_vision_tower_is_the_clips_own_with_and_without_projection():
+    clip, pixels = models.clip(), torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    expected = clip.vision_model(pixel_values=pixels)
+    plain = safeencoders.load("none", tower="vision")
+    assert type(plain) is CLIPVisionModel
+    assert torch.equal(plain(pixel_values=pixels).last_hidden_state, expected.last_hidden_state)
+    head = safeencoders.load("none", tower="vision", projection=True)
+    assert type(head) is CLIPVisionModelWithProjection
+    assert torch.equal(head(pixel_values=pixels).image_embeds, clip.visual_projection(expected.pooler_output))
+
+
+def test_a_tower_that_the_encoder_has_not_is_refused(tmp_path):
+    safeencoders.load().save_pretrained(tmp_path / "text")
+    assert type(safeencoders.load(str(tmp_path))) is CLIPTextModel
+    with pytest.raises(BadInputError, match=r"expected an encoder with a vision tower, got .*which has none"):
+        safeencoders.load(str(tmp_path), tower="vision")
+    with pytest.raises(BadInputError, match=r"expected a CLIP vision tower in .*clip_text_model"):
+        safeencoders.load(str(tmp_path / "text"), tower="vision")
+    with pytest.raises(BadInputError, match="expected tower 'text' or 'vision', got 'audio'"):
+        safeencoders.load(tower="audio")
 
 
 def test_a_folder_of_another_model_is_refused(tmp_path):

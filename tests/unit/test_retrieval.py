@@ -123,7 +123,7 @@ def test_a_collapsed_tower_gets_chance_and_not_the_order_of_the_items() -> None:
 def quad(scene: Scene, concept: str) -> Quad:
     safe = Picture(scene, STYLE)
     unsafe = replace(safe, concepts=(concept,))
-    return Quad(f"{scene}", f"{scene} {concept}", f"{scene}", safe, unsafe, "plain", held_triple=False)
+    return Quad(f"{scene}", f"{scene} {concept}", f"{scene}", safe, unsafe, safe, "plain", held_triple=False)
 
 
 CUP, BOOK = (Scene("man", "red", held, "park", "noon") for held in ("cup", "book"))

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from safeencoders.errors import BadInputError, UnknownNameError
 from safeencoders.training.objectives import objectives
-from safeencoders.training.objectives.terms import Align, Hidden, Objective, Source, align, hidden
+from safeencoders.training.objectives.terms import NCE, Align, Embeddings, Hidden, Objective, Source, align, hidden
 from safeencoders.training.objectives.terms import nce as scaled_nce
 
 SCALE = 100.0
@@ -18,22 +19,8 @@ def nce(first, second, negatives=None):
     return scaled_nce(first, second, SCALE, negatives)
 
 
-class Given:
-    """Embeddings looked up in a table."""
-
-    scale = SCALE
-
-    def __init__(self, table, aligned=None):
-        self.table, self.states = table, aligned
-
-    def has(self, source):
-        return source in self.table
-
-    def get(self, source, _kind):
-        return self.table[source]
-
-    def aligned(self, *_):
-        return self.states
+def given(table, kind="projected"):
+    return Embeddings({(source, kind): value for source, value in table.items()}, SCALE)
 
 
 def test_align_is_zero_at_its_fixed_point_and_two_at_the_opposite():
@@ -90,12 +77,15 @@ def test_hidden_is_a_share_of_the_targets_size():
     assert hidden(3 * target, target).item() == pytest.approx(4)
 
 
-def test_hidden_across_roles_asks_for_the_aligned_states_and_within_a_role_does_not():
-    first, second, aligned = Source("t*", tuned=True), Source("t"), rows(2, 5, 3, seed=3)
-    given = Given({first: aligned, second: rows(2, 5, 3), Source("t", tuned=True): rows(2, 5, 3)}, aligned)
-    assert Hidden(1.0, first, second).value(given).item() == pytest.approx(0)
-    assert Hidden(1.0, Source("t", tuned=True), second).value(given).item() == pytest.approx(0)
-    assert hidden(aligned, rows(2, 5, 3)).item() > 0.1
+@pytest.mark.parametrize("kind", ["last_hidden", "penultimate", "patches"])
+def test_hidden_compares_the_layer_it_names_and_wants_no_other(kind):
+    first, second = Source("t*", tuned=True), Source("c", seen_from="t*")
+    term, far = Hidden(1.0, first, second, kind), rows(2, 5, 3, seed=3)
+    assert term.wants == ((first, kind), (second, kind))
+    assert term.value(given({first: far, second: far}, kind)).item() == pytest.approx(0)
+    assert term.value(given({first: far, second: rows(2, 5, 3)}, kind)).item() > 0.1
+    with pytest.raises(KeyError):
+        term.value(given({first: far, second: far}, "pooled"))
 
 
 def test_safe_clip_prints_its_eight_terms_with_the_papers_weights():
@@ -107,18 +97,83 @@ def test_safe_clip_prints_its_eight_terms_with_the_papers_weights():
     )
 
 
-def test_terms_without_their_roles_are_dropped():
-    text_only = {Source(role, tuned): rows(3, 4) for role in ("t", "t*") for tuned in (True, False)}
-    kept = objectives.get("safe-clip")().usable(Given(text_only))
-    assert str(kept) == "L[safe-clip] = 0.1 Align(T(t), T0(t)) + 0.1 Align(T(t*), T0(t))"
+TEXTS, PICTURES = {"t", "t*", "b", "c"}, {"v", "v*", "vb", "vc"}
+
+
+def kept(name, roles, towers=("text", "vision")):
+    """Print what is left of an objective where only some roles are known, and only some towers are trained."""
+    found = objectives.get(name)().usable(
+        lambda source: source.role in roles and (not source.tuned or source.tower in towers)
+    )
+    return str(found).split(" = ")[1].split(" + ")
+
+
+@pytest.mark.parametrize(
+    ("name", "roles", "expected"),
+    [
+        ("safe-clip", {"t", "t*"}, ["0.1 Align(T(t), T0(t))", "0.1 Align(T(t*), T0(t))"]),
+        ("safe-clip", {"v", "v*"}, ["0.1 Align(V(v), V0(v))", "0.2 Align(V(v*), V0(v))"]),
+        ("safe-clip", {"t", "v"}, ["0.1 Align(T(t), T0(t))", "0.1 Align(V(v), V0(v))", "0.25 NCE(T(t), V0(v))",
+                                   "0.25 NCE(V(v), T0(t))"]),
+        ("pictoworld", {"t", "t*"}, ["0.1 Align(T(t), T0(t))", "0.1 Align(T(t*), T0(t))", "1 Hidden(T(t), T0(t))"]),
+        ("pictoworld", {"v", "v*"}, ["0.1 Align(V(v), V0(v))", "0.1 Align(V(v*), V0(v))", "1 Patches(V(v), V0(v))"]),
+        ("text-pairs", {"t", "t*"}, ["1 NCE(T(t*), T0(t); not T0(t*))", "1 Align(T(t*), T0(t))",
+                                     "1 Align(T(t), T0(t))", "1 Hidden(T(t), T0(t))"]),
+    ],
+)  # fmt: skip
+def test_terms_without_their_roles_are_dropped(name, roles, expected):
+    assert kept(name, roles) == expected
+
+
+@pytest.mark.parametrize("name", ["safe-clip", "pictoworld"])
+def test_without_pictures_no_term_reads_a_picture_and_with_them_some_do(name):
+    assert not any("V" in term for term in kept(name, TEXTS))
+    assert not any("T" in term for term in kept(name, PICTURES))
+    assert any("V0(" in term and "T(" in term for term in kept(name, TEXTS | PICTURES))
+
+
+@pytest.mark.parametrize("name", ["safe-clip", "pictoworld"])
+def test_a_tower_that_is_not_trained_is_read_as_reference_only(name):
+    terms = kept(name, TEXTS | PICTURES, towers=("text",))
+    assert any("V0(" in term for term in terms)
+    assert not any("V(" in term for term in terms)
+
+
+def test_the_pair_terms_need_both_towers():
+    both = objectives.get("pictoworld")(pair=1.0)
+    one = both.usable(lambda source: not source.tuned or source.tower == "text")
+    assert "1 NCE(T(t*), V(v); not V(v*))" in str(both)
+    assert "V(v)" not in str(one)
 
 
 def test_an_objective_is_the_weighted_sum_of_its_terms():
     first, second = Source("t", tuned=True), Source("t")
-    given = Given({first: rows(3, 4), second: rows(3, 4, seed=1)})
-    one = Align(1.0, first, second).value(given)
+    known = given({first: rows(3, 4), second: rows(3, 4, seed=1)})
+    one = Align(1.0, first, second).value(known)
     both = Objective("x", (Align(0.5, first, second), Align(2.0, first, second)))
-    assert both.value(given).item() == pytest.approx(2.5 * one.item())
+    assert both.value(known).item() == pytest.approx(2.5 * one.item())
+    assert both.value(known, lambda term: term.weight).item() == pytest.approx((0.5**2 + 2.0**2) * one.item())
+
+
+def test_an_objective_decomposes_only_when_every_term_does():
+    t, t0, v0 = Source("t", tuned=True), Source("t"), Source("v")
+    aligns = Objective("x", (Align(1.0, t, t0), Align(1.0, t, v0)))
+    assert aligns.decomposes
+    for other in (NCE(1.0, t, v0), Hidden(1.0, t, t0)):
+        assert not Objective("x", (*aligns.terms, other)).decomposes
+
+
+def test_an_objective_wants_every_embedding_once():
+    t, t0, v0, x0 = Source("t", tuned=True), Source("t"), Source("v"), Source("v*")
+    objective = Objective("x", (Align(1.0, t, t0), NCE(1.0, t, v0, against=x0), Hidden(1.0, t, t0)))
+    assert objective.wants == (
+        (t, "projected"),
+        (t0, "projected"),
+        (v0, "projected"),
+        (x0, "projected"),
+        (t, "last_hidden"),
+        (t0, "last_hidden"),
+    )
 
 
 @pytest.mark.parametrize("name", objectives.names())
@@ -126,3 +181,11 @@ def test_every_registered_objective_has_terms_and_prints_its_name(name):
     objective = objectives.get(name)()
     assert objective.terms
     assert str(objective).startswith(f"L[{name}] = ")
+
+
+@pytest.mark.parametrize("name", objectives.names())
+def test_a_weight_that_an_objective_has_not_is_refused_with_a_suggestion(name):
+    with pytest.raises(UnknownNameError, match=rf"\[weights\] of objective {name}.*Did you mean 'redirect'"):
+        objectives.get(name)(redirct=1.0)
+    with pytest.raises(BadInputError, match="redirect"):
+        objectives.get(name)(redirect="much")

@@ -15,5 +15,6 @@ objectives: Registry[Callable[..., Objective]] = Registry(
     {
         "pictoworld": "safeencoders.training.objectives.pictoworld:objective",
         "safe-clip": "safeencoders.training.objectives.safe_clip:objective",
+        "text-pairs": "safeencoders.training.objectives.text_pairs:objective",
     },
 )

@@ -1,13 +1,15 @@
 """Terms: pure functions of student and reference embeddings, the parts of every objective.
 
-Symbols: t, v a safe text and image, t*, v* their unsafe twins, b a benign look-alike's text, c the safe text that
-follows from t* (what t* hides is filled in by a fixed counterpart, where t's own cannot be known); T, V the tuned
-towers and T0, V0 the frozen references. x^ is x / |x|. A batch holds some of these roles; a term whose roles
-are missing is dropped. Every term is a mean over the batch, so a permutation of the rows changes nothing.
+Symbols: t, v a safe text and image, t*, v* their unsafe twins, b, vb a benign look-alike's text and image, c, vc the
+safe text and image that follow from t* (what t* hides is filled in by a fixed counterpart, where t's own cannot be
+known); T, V the tuned towers and T0, V0 the frozen references. x^ is x / |x|. A batch holds some of these roles; a
+term whose roles are missing is dropped. Every term is a mean over the batch, so a permutation of the rows changes
+nothing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -15,42 +17,53 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-Role = Literal["t", "v", "t*", "v*", "b", "c"]
-Kind = Literal["projected", "last_hidden"]
+Role = Literal["t", "t*", "b", "c", "v", "v*", "vb", "vc"]
+Kind = Literal["projected", "pooled", "last_hidden", "penultimate", "patches"]
+"""projected and pooled are (n, d); last_hidden and penultimate (n, tokens, d), the states before and after the last
+layer as SD 1.x and SDXL read them; patches are the penultimate states without the class token, as LLaVA reads them."""
+TowerName = Literal["text", "vision"]
 
 
 @dataclass(frozen=True)
 class Source:
-    """One side of a term: the embedding of a role by the tuned or by the reference tower."""
+    """One side of a term: the embedding of a role by the tuned or by the reference tower.
+
+    Attributes:
+        seen_from: a text role; each of its tokens is given the state of the token that stands for it here.
+    """
 
     role: Role
     tuned: bool = False
+    seen_from: Role | None = None
+
+    @property
+    def tower(self) -> TowerName:
+        """The tower that embeds the role."""
+        return "vision" if self.role.startswith("v") else "text"
 
     def __str__(self) -> str:
         """Print as in the papers: T(t*) or V0(v)."""
-        return f"{'V' if self.role[0] == 'v' else 'T'}{'' if self.tuned else '0'}({self.role})"
+        return f"{'V' if self.tower == 'vision' else 'T'}{'' if self.tuned else '0'}({self.role})"
 
 
-class Embeddings(Protocol):
-    """Gives each embedding of a batch, encoding every (source, kind) once.
+Want = tuple[Source, Kind]
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Every embedding of a batch that an objective wants.
 
     Attributes:
+        known: by source and kind; rows are the batch, references carry no gradient.
         scale: the original CLIP's own logit scale, exp of the learned one and fixed here; 100 for OpenAI's.
     """
 
+    known: Mapping[Want, Tensor]
     scale: float
 
-    def has(self, source: Source) -> bool:
-        """Return whether the batch holds the role and, for a tuned source, whether its tower is trained."""
-        ...
-
-    def get(self, source: Source, kind: Kind) -> Tensor:
-        """Return (n, d) for "projected", (n, tokens, d) for "last_hidden"; references carry no gradient."""
-        ...
-
-    def aligned(self, role: Role, target: Source) -> Tensor:
-        """Return (n, tokens, d): for each token of ``role`` the state of the token of ``target`` it stands for."""
-        ...
+    def get(self, source: Source, kind: Kind = "projected") -> Tensor:
+        """Return one embedding; KeyError when the objective did not say that it wants it."""
+        return self.known[source, kind]
 
 
 class Term(Protocol):
@@ -62,8 +75,13 @@ class Term(Protocol):
         ...
 
     @property
-    def sources(self) -> tuple[Source, ...]:
+    def wants(self) -> tuple[Want, ...]:
         """The embeddings without which the term is dropped."""
+        ...
+
+    @property
+    def decomposes(self) -> bool:
+        """Whether the term over a batch is the mean of the term over its parts, weighted by their rows."""
         ...
 
     def value(self, embeddings: Embeddings) -> Tensor:
@@ -111,9 +129,14 @@ class _Pair:
     second: Source
 
     @property
-    def sources(self) -> tuple[Source, ...]:
-        """Both sides."""
-        return (self.first, self.second)
+    def wants(self) -> tuple[Want, ...]:
+        """Both sides, projected."""
+        return ((self.first, "projected"), (self.second, "projected"))
+
+    @property
+    def decomposes(self) -> bool:
+        """Rows do not see each other."""
+        return True
 
     def __str__(self) -> str:
         """Print the kind and its sources."""
@@ -127,15 +150,20 @@ class NCE(_Pair):
     against: Source | None = None
 
     @property
-    def sources(self) -> tuple[Source, ...]:
-        """Both sides and the extra negatives."""
-        return (self.first, self.second, *([self.against] if self.against else []))
+    def wants(self) -> tuple[Want, ...]:
+        """Both sides and the extra negatives, projected."""
+        extra: tuple[Want, ...] = ((self.against, "projected"),) if self.against else ()
+        return (*super().wants, *extra)
+
+    @property
+    def decomposes(self) -> bool:
+        """Every row is a negative of every other."""
+        return False
 
     def value(self, embeddings: Embeddings) -> Tensor:
         """Return ``nce`` of the projected embeddings."""
-        extra = embeddings.get(self.against, "projected") if self.against else None
-        first, second = embeddings.get(self.first, "projected"), embeddings.get(self.second, "projected")
-        return nce(first, second, embeddings.scale, extra)
+        extra = embeddings.get(self.against) if self.against else None
+        return nce(embeddings.get(self.first), embeddings.get(self.second), embeddings.scale, extra)
 
     def __str__(self) -> str:
         """Print the kind and its sources."""
@@ -148,20 +176,33 @@ class Align(_Pair):
 
     def value(self, embeddings: Embeddings) -> Tensor:
         """Return ``align`` of the projected embeddings."""
-        return align(embeddings.get(self.first, "projected"), embeddings.get(self.second, "projected"))
+        return align(embeddings.get(self.first), embeddings.get(self.second))
 
 
 @dataclass(frozen=True)
 class Hidden(_Pair):
-    """Distance of the token states that a UNet reads; tokens of another role are aligned word by word."""
+    """Distance of the states that a host reads: tokens for a UNet, patches for a language model."""
+
+    kind: Kind = "last_hidden"
+
+    @property
+    def wants(self) -> tuple[Want, ...]:
+        """Both sides, at the layer of the kind."""
+        return ((self.first, self.kind), (self.second, self.kind))
+
+    @property
+    def decomposes(self) -> bool:
+        """The error is relative to the mean square of the whole batch."""
+        return False
 
     def value(self, embeddings: Embeddings) -> Tensor:
-        """Return ``hidden`` of the last hidden states."""
-        if self.first.role == self.second.role:
-            target = embeddings.get(self.second, "last_hidden")
-        else:
-            target = embeddings.aligned(self.first.role, self.second)
-        return hidden(embeddings.get(self.first, "last_hidden"), target)
+        """Return ``hidden`` of the states."""
+        return hidden(embeddings.get(self.first, self.kind), embeddings.get(self.second, self.kind))
+
+    def __str__(self) -> str:
+        """Print the layer and the sources."""
+        layer = "Hidden" if self.kind == "last_hidden" else self.kind.capitalize()
+        return f"{layer}({self.first}, {self.second})"
 
 
 @dataclass(frozen=True)
@@ -171,14 +212,27 @@ class Objective:
     name: str
     terms: tuple[Term, ...]
 
-    def usable(self, embeddings: Embeddings) -> Objective:
-        """Return the objective without the terms that lack a role or a trained tower."""
-        kept = tuple(term for term in self.terms if all(embeddings.has(source) for source in term.sources))
-        return Objective(self.name, kept)
+    @property
+    def wants(self) -> tuple[Want, ...]:
+        """Every embedding that a term asks for, once."""
+        return tuple(dict.fromkeys(want for term in self.terms for want in term.wants))
 
-    def value(self, embeddings: Embeddings) -> Tensor:
-        """Return the weighted sum of the terms."""
-        return torch.stack([term.weight * term.value(embeddings) for term in self.terms]).sum()
+    @property
+    def decomposes(self) -> bool:
+        """Whether micro-batches may be told apart; otherwise their embeddings must meet."""
+        return all(term.decomposes for term in self.terms)
+
+    def usable(self, has: Callable[[Source], bool]) -> Objective:
+        """Return the objective without the terms that lack a role or a trained tower."""
+        return Objective(self.name, tuple(term for term in self.terms if all(has(source) for source, _ in term.wants)))
+
+    def value(self, embeddings: Embeddings, share: Callable[[Term], float] = lambda _: 1.0) -> Tensor:
+        """Return the weighted sum of the terms.
+
+        Args:
+            share: further factor of a term; the part's share of the rows when the batch comes in parts.
+        """
+        return torch.stack([term.weight * share(term) * term.value(embeddings) for term in self.terms]).sum()
 
     def __str__(self) -> str:
         """Print the formula, e.g. L = 0.1 Align(T(t), T0(t)) + ..."""

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from torch import Tensor, nn
+from torch import Tensor
 
 from safeencoders.pictoworld.pixels import pixel_values
 from safeencoders.pictoworld.renderer import SIZE, render_batch
 from safeencoders.pictoworld.scenes import stream
+from safeencoders.training.loop import LossTask
 
 LATENT_CHANNELS = 32
 KL_WEIGHT = 0.01
@@ -35,7 +36,7 @@ def build() -> AutoencoderKL:
     return model
 
 
-class AutoencoderTask:
+class AutoencoderTask(LossTask):
     """Absolute plus squared error of the pixels, and a small Kullback-Leibler term on the latents.
 
     Args:
@@ -47,7 +48,7 @@ class AutoencoderTask:
     def __init__(self, batch: int, seed: int, start: AutoencoderKL | None = None) -> None:
         torch.manual_seed(seed)
         self.model = start or build()
-        self.module: nn.Module = self.model
+        self.module = self.model
         self._batch, self._seed, self._name = batch, seed, "decoder" if start else "autoencoder"
         if start:
             for part in (start.encoder, start.quant_conv):

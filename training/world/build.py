@@ -14,8 +14,10 @@ from safeencoders.files import write_json
 from safeencoders.pictoworld import scenes
 from safeencoders.pictoworld import tokenizer as world_tokenizer
 from safeencoders.training.loop import Fit
+from safeencoders.training.readers.pictoworld import PictoworldReader
 from safeencoders.training.recipe import Recipe, read
-from safeencoders.training.world import autoencoder, clip, export, generator, judge, redirected
+from safeencoders.training.run import changed, prepare
+from safeencoders.training.world import autoencoder, clip, export, generator, judge
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -31,7 +33,7 @@ class WorldBuild:
     """The stages of the world's models, each from its recipe, with checkpoints and exports in one folder.
 
     Args:
-        folder: checkpoints (``NAME.pt``), the finished autoencoder, cached latents; ``weights/`` is what is shipped.
+        folder: checkpoints (``NAME.safetensors``), the autoencoder, cached latents; ``weights/`` is what is shipped.
         seed: of everything random.
     """
 
@@ -60,7 +62,9 @@ class WorldBuild:
 
     def _fit(self, task: Any, recipe: Recipe, seconds: float) -> Fit[Any] | None:  # noqa: ANN401  any training.loop.Task
         """Run a slice; return the fit when it is finished."""
-        fit = Fit(task, dataclasses.replace(recipe.schedule, seed=self.seed), self.folder / f"{recipe.name}.pt")
+        fit = Fit(
+            task, dataclasses.replace(recipe.schedule, seed=self.seed), self.folder / f"{recipe.name}.safetensors"
+        )
         if not fit.run(recipe.name, seconds):
             return None
         fit.finish()
@@ -145,11 +149,15 @@ class WorldBuild:
     def _encoders(self, seconds: float) -> bool:
         original, tokenizer, begin = self._trained_clip(), self._tokenizer(), time.monotonic()
         for name in TOWERS:
-            recipe = read(name)
-            fit = redirected.fit(original, tokenizer, recipe, self.folder / f"{name}.pt", seed=self.seed)
+            recipe = changed(read(name), seed=self.seed)
+            reader = PictoworldReader(tokenizer, recipe.schedule.batch, self.seed)
+            fit = prepare(original, recipe, reader, self.folder / f"{name}.safetensors")
             if not fit.run(name, seconds - (time.monotonic() - begin)):
                 return False
+            fit.finish()
             target = self.weights / "towers" / ("pictoworld" if name == "pictoworld" else f"pictoworld/{name}")
-            export.save_text_tower(original, fit.task.module, target / "text")
+            for tower, edit in fit.task.edits.items():
+                provenance = {"recipe": name, "seed": self.seed, "steps": fit.step}
+                export.ship_tower(original, tower, edit, target / tower, provenance)
             self._log(name, fit)
         return True

@@ -7,7 +7,7 @@ wordings and look-alikes of all splits are known to it, as they would be to a CL
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
@@ -15,6 +15,7 @@ from safeencoders.pictoworld import tokenizer as world_tokenizer
 from safeencoders.pictoworld.pixels import pixel_values
 from safeencoders.pictoworld.renderer import SIZE, render_batch
 from safeencoders.pictoworld.scenes import stream
+from safeencoders.training.loop import LossTask
 
 WIDTH = 128
 
@@ -34,13 +35,13 @@ def config(tokenizer: CLIPTokenizer) -> CLIPConfig:
     return CLIPConfig(text_config=shared | text, vision_config=shared | vision, projection_dim=WIDTH)
 
 
-class ClipTask:
+class ClipTask(LossTask):
     """Symmetric InfoNCE over a batch of quadruplets and look-alikes."""
 
     def __init__(self, tokenizer: CLIPTokenizer, batch: int, seed: int) -> None:
         torch.manual_seed(seed)
         self.model = CLIPModel(config(tokenizer))
-        self.module: nn.Module = self.model
+        self.module = self.model
         self._tokenizer, self._batch, self._seed = tokenizer, batch, seed
 
     def loss(self, step: int) -> Tensor:

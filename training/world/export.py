@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 import copy
-import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import save_file
 
+from safeencoders import deltas
 from safeencoders.errors import BadInputError
 from safeencoders.files import sha256_file, write_json
 from safeencoders.pictoworld import models
 from safeencoders.pictoworld.pixels import image_processor
 from safeencoders.pictoworld.renderer import SIZE
+from safeencoders.training.export import save_merged, say_float32
 
 if TYPE_CHECKING:
     from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
     from torch import nn
     from transformers import CLIPModel, CLIPTokenizer
 
-
-def _say_float32(folder: Path) -> None:
-    """Replace every dtype of the folder's configurations; a plain load on a CPU is then consistent."""
-    for path in folder.rglob("config.json"):
-        config = json.loads(path.read_text())
-        for part in (config, config.get("text_config"), config.get("vision_config")):
-            if isinstance(part, dict) and "dtype" in part:
-                part["dtype"] = "float32"
-        path.write_text(json.dumps(config, indent=2) + "\n")
+    from safeencoders.training.edits import Edit
+    from safeencoders.training.objectives.terms import TowerName
 
 
 def save_clip(model: CLIPModel, tokenizer: CLIPTokenizer, folder: Path) -> None:
@@ -36,29 +31,17 @@ def save_clip(model: CLIPModel, tokenizer: CLIPTokenizer, folder: Path) -> None:
     copy.deepcopy(model).half().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     image_processor(SIZE).save_pretrained(folder)
-    _say_float32(folder)
+    say_float32(folder)
 
 
-def save_text_tower(model: CLIPModel, tower: nn.Module, folder: Path) -> None:
-    """Save a text tower with the CLIP's projection, under the ``text_model.`` prefix that all readers know.
-
-    Args:
-        model: the CLIP it belongs to; its text projection goes along.
-        tower: the tuned text tower.
-        folder: where to write config.json and model.safetensors.
-    """
+def ship_tower(clip: CLIPModel, name: TowerName, edit: Edit, folder: Path, provenance: Mapping[str, Any]) -> None:
+    """Save a tuned tower in float16: a full edit merged, adapters as their factors only."""
     folder.mkdir(parents=True, exist_ok=True)
-    config: Any = copy.deepcopy(model.config.text_config)  # annotated as dict or None too
-    config.architectures = ["CLIPTextModelWithProjection"]
-    config.save_pretrained(folder)
-    state = {f"text_model.{name}": value for name, value in tower.state_dict().items()}
-    state["text_projection.weight"] = model.text_projection.weight
-    save_file(
-        {name: value.detach().half().contiguous() for name, value in state.items()},
-        folder / "model.safetensors",
-        metadata={"format": "pt"},
-    )
-    _say_float32(folder)
+    delta = edit.delta()
+    if delta.edit == "lora":
+        delta.save(folder / deltas.FILE, provenance, half=True)
+    else:
+        save_merged(clip, name, edit.merge(), folder, half=True)
 
 
 def save_pipeline(pipeline: StableDiffusionPipeline, folder: Path) -> None:
@@ -67,7 +50,7 @@ def save_pipeline(pipeline: StableDiffusionPipeline, folder: Path) -> None:
     for name in ("vae", "unet", "text_encoder"):
         parts[name] = copy.deepcopy(parts[name]).half()
     type(pipeline)(**parts, requires_safety_checker=False).save_pretrained(folder, safe_serialization=True)
-    _say_float32(folder)
+    say_float32(folder)
 
 
 def save_judge(net: nn.Module, folder: Path) -> None:

@@ -17,7 +17,7 @@ from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import Stabl
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 from safetensors import safe_open
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -27,6 +27,7 @@ from safeencoders.pictoworld import tokenizer as world_tokenizer
 from safeencoders.pictoworld.pixels import pixel_values
 from safeencoders.pictoworld.renderer import render_batch
 from safeencoders.pictoworld.scenes import Picture, stream
+from safeencoders.training.loop import LossTask
 from safeencoders.training.world.autoencoder import LATENT_CHANNELS
 
 CHUNK = 400
@@ -120,7 +121,7 @@ def latents(autoencoder: AutoencoderKL, folder: Path, chunks: int, seed: int) ->
     return Latents(torch.cat(values) * autoencoder.config["scaling_factor"], captions)
 
 
-class GeneratorTask:
+class GeneratorTask(LossTask):
     """Squared error of the predicted flow; noise levels are drawn logit-normally (Esser et al., 2024)."""
 
     def __init__(
@@ -128,7 +129,7 @@ class GeneratorTask:
     ) -> None:
         torch.manual_seed(seed)
         self.model = build(text_tower.config.hidden_size)
-        self.module: nn.Module = self.model
+        self.module = self.model
         self._tower, self._data, self._batch = text_tower.eval().requires_grad_(False), data, batch
         self._ids = torch.cat(
             [world_tokenizer.encode(tokenizer, data.captions[i : i + 2000]) for i in range(0, len(data.captions), 2000)]

@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from safeencoders.pictoworld.judge import LABELS, JudgeNet, labels
 from safeencoders.pictoworld.pixels import pixel_values
 from safeencoders.pictoworld.renderer import render_batch
 from safeencoders.pictoworld.scenes import stream
+from safeencoders.training.loop import LossTask
 
 
 def partial(safe: NDArray[np.uint8], unsafe: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
@@ -39,13 +40,13 @@ def partial(safe: NDArray[np.uint8], unsafe: NDArray[np.uint8], random: np.rando
     return out
 
 
-class JudgeTask:
+class JudgeTask(LossTask):
     """Cross-entropy over the labels of every slot."""
 
     def __init__(self, autoencoder: AutoencoderKL, batch: int, seed: int) -> None:
         torch.manual_seed(seed)
         self.model = JudgeNet()
-        self.module: nn.Module = self.model
+        self.module = self.model
         self._autoencoder, self._batch, self._seed = autoencoder.eval().requires_grad_(False), batch, seed
 
     def _spoil(self, pixels: Tensor) -> Tensor:
