@@ -2,11 +2,11 @@
 
     python benchmarks/text_only.py --data ../shared/data --work .checkpoints/text-only --out benchmarks/text_only.json
 
-No public CLIP can be downloaded here, so a tower of the world's size (4 layers, width 128, context 77) is first made:
+No public CLIP can be downloaded here, so a tower of the world's size (4 layers, width 128, context 32) is first made:
 its BPE is learnt from the captions, and it learns that captions of one COCO photo belong together. That tower is the
 original. It is then redirected by the recipe text-pairs on CoProV2's train pairs, once per seed. Measured on pairs
-that were held out by hash: the cosine of T(t*) with T0(t), before and after; on COCO captions of photos that were in
-neither: drift, 1 - cos and relative error of the token states.
+that were held out by hash from training and from its validation: the cosine of T(t*) with T0(t), before and after; on
+COCO captions of photos that were in neither: drift, 1 - cos and relative error of the token states.
 """
 
 from __future__ import annotations
@@ -28,16 +28,17 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextModelWithProjection, CLI
 from safeencoders.cli.train_inputs import Asked
 from safeencoders.cli.training import run_train
 from safeencoders.evaluation.drift import mean_drift
-from safeencoders.files import read_json, sha256_file, write_json
+from safeencoders.files import read_json, sha256_file, write_atomically, write_json
 from safeencoders.loading import load
+from safeencoders.metrics import mean_rate
 from safeencoders.pictoworld.pixels import image_processor
 from safeencoders.provenance import manifest
 from safeencoders.training.readers.batches import encode_texts
 from safeencoders.training.readers.sources import read_pairs
 
-CONTEXT, VOCABULARY, WIDTH = 77, 8192, 128
+CONTEXT, VOCABULARY, WIDTH = 32, 8192, 128
 START, END = "<|startoftext|>", "<|endoftext|>"
-STEPS, BATCH, VALIDATION = 400, 128, 0.05
+STEPS, BATCH, VALIDATION = 200, 64, 0.05
 SEEDS = (0, 1, 2)
 
 
@@ -81,8 +82,10 @@ def original(photos: dict[str, list[str]], captions: list[str], folder: Path) ->
     ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id,
            "pad_token_id": tokenizer.eos_token_id}  # fmt: skip
     config = CLIPConfig(
-        text_config=layers | ids | {"vocab_size": len(tokenizer), "max_position_embeddings": CONTEXT},
-        vision_config=layers | {"image_size": 64, "patch_size": 16},
+        text_config=layers
+        | ids
+        | {"vocab_size": len(tokenizer), "max_position_embeddings": CONTEXT, "projection_dim": WIDTH},
+        vision_config=layers | {"image_size": 64, "patch_size": 16, "projection_dim": WIDTH},
         projection_dim=WIDTH,
     )
     model = CLIPModel(config)
@@ -131,16 +134,19 @@ def measure(
     ranks = (now @ torch.cat([safe, unsafe]).T).argmax(1)
     base = (unsafe @ torch.cat([safe, unsafe]).T).argmax(1)
     n = len(safe)
-    rows = {
+    means = {
         "cosine to the safe twin, before": (unsafe * safe).sum(1),
         "cosine to the safe twin, after": (now * safe).sum(1),
-        "safe twin first, before": (base == torch.arange(n)).float(),
-        "safe twin first, after": (ranks == torch.arange(n)).float(),
-        "an unsafe caption first, after": (ranks >= n).float(),
         "benign drift, 1 - cos": 1 - (plain * moved).sum(1),
         "benign drift, token states": error,
     }
-    return {name: mean_drift(values.numpy()) for name, values in rows.items()}
+    rates = {
+        "safe twin first, before": base == torch.arange(n),
+        "safe twin first, after": ranks == torch.arange(n),
+        "an unsafe caption first, after": ranks >= n,
+    }
+    means_of = {name: mean_drift(values.numpy()) for name, values in means.items()}
+    return {**means_of, **{name: mean_rate(values.numpy()) for name, values in rates.items()}}
 
 
 def main() -> None:
@@ -161,6 +167,10 @@ def main() -> None:
     if not (model / "config.json").exists():
         texts = [text for column in ("safe_text", "unsafe_text") for text in train.columns[column] if text]
         original(known, texts, model)
+    columns = {name: train.columns[name] for name in ("safe_text", "unsafe_text")}
+    lines = [json.dumps(dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
+    pairs_file = options.work / "train.jsonl"
+    write_atomically(pairs_file, "".join(f"{line}\n" for line in lines))
     tokenizer = CLIPTokenizer.from_pretrained(model)
     pairs = {
         side: encode_texts(tokenizer, list(held.columns[f"{side}_text"]), CONTEXT)  # type: ignore[index,arg-type]
@@ -172,7 +182,7 @@ def main() -> None:
     for seed in SEEDS:
         out = options.work / f"seed-{seed}"
         run_train(
-            Asked(recipe="text-pairs", data=str(file), model=str(model), out=out, seed=seed, resume=True,
+            Asked(recipe="text-pairs", data=str(pairs_file), model=str(model), out=out, seed=seed, resume=True,
                   validation=VALIDATION)
         )  # fmt: skip
         row = measure(before, load(str(out), projection=True), pairs, benign)

@@ -98,6 +98,8 @@ def load(
     import torch
 
     folder = encoder_folder(name, tower)
+    if projection and name == ORIGINAL:  # the pipeline's own text tower has no projection
+        folder = models.checked(models.CLIP)
     if (folder / WEIGHTS).is_file():
         model = _model(folder, tower, projection=projection)
         if strength < 1 and name != ORIGINAL:
@@ -105,7 +107,7 @@ def load(
     elif name not in models.tower_names():
         raise BadInputError(f"expected {WEIGHTS} in {folder}, found none; copy or download the encoder again")
     else:  # shipped as adapters only
-        model = _model(encoder_folder(ORIGINAL, tower), tower, projection=projection)
+        model = _model(models.checked(models.CLIP), tower, projection=projection)
         deltas.add(model, deltas.read(folder / deltas.FILE), strength)
     loaded: Tower = model.to(device or "cpu", dtype or torch.float32).eval().requires_grad_(False)
     return loaded
@@ -116,7 +118,7 @@ def _delta(name: str, folder: Path, tower: TowerName, model: nn.Module, *, proje
     if (folder / deltas.FILE).is_file():
         return deltas.read(folder / deltas.FILE)
     if name in models.tower_names():
-        return deltas.between(model, _model(encoder_folder(ORIGINAL, tower), tower, projection=projection))
+        return deltas.between(model, _model(models.checked(models.CLIP), tower, projection=projection))
     raise BadInputError(f"expected {deltas.FILE} in {folder} for a strength below 1, found none; load it at 1")
 
 
@@ -133,4 +135,6 @@ def _model(folder: Path, tower: TowerName, *, projection: bool) -> Any:  # noqa:
     other = (*(f"{name}_model." for name in _MODEL_TYPES), *_PROJECTIONS.values(), "logit_scale")
     state = load_file(folder / WEIGHTS)
     state = {key: value for key, value in state.items() if key.startswith(wanted) or not key.startswith(other)}
+    if projection and _PROJECTIONS[tower] not in state:
+        raise BadInputError(f"expected {_PROJECTIONS[tower]} in {folder / WEIGHTS}, found none; load projection=False")
     return models.quiet(kind, None, config=config, state_dict=state, dtype=torch.float32)

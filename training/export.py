@@ -50,11 +50,13 @@ def save_merged(clip: CLIPModel, name: TowerName, tower: nn.Module, folder: Path
     """Save a tower with the CLIP's projection, under the prefix that all readers know; float16 for shipping."""
     folder.mkdir(parents=True, exist_ok=True)
     config: Any = copy.deepcopy(clip.config.text_config if name == "text" else clip.config.vision_config)
+    projection = PROJECTIONS[name]
+    head = getattr(clip, projection).weight
     config.architectures = [CLASSES[name]]
+    config.projection_dim = head.shape[0]  # a full CLIP's own may stand in its outer configuration only
     config.save_pretrained(folder)
     state = {f"{name}_model.{key}": value for key, value in tower.state_dict().items()}
-    projection = PROJECTIONS[name]
-    state[f"{projection}.weight"] = getattr(clip, projection).weight
+    state[f"{projection}.weight"] = head
     save_file(
         {key: (value.half() if half else value).detach().cpu().contiguous() for key, value in state.items()},
         folder / "model.safetensors",

@@ -42,6 +42,7 @@ class Schedule:
         clip: largest norm of the gradient.
         ema: decay of the moving average of the weights; 0 keeps none.
         validate_every: steps between two validations; 0 for none.
+        keep_best: whether the weights of the best validation are kept rather than the last.
         patience: validations without a better score after which training ends; 0 never ends it.
         seed: of the weights and of every batch.
     """
@@ -56,6 +57,7 @@ class Schedule:
     clip: float = 1.0
     ema: float = 0.0
     validate_every: int = 0
+    keep_best: bool = True
     patience: int = 0
     seed: int = 0
 
@@ -280,7 +282,8 @@ class Fit(Generic[TaskT]):
         self.task.module.eval()
         metrics = from_first(self._validate())
         self.task.module.train()
-        if not self.validations or metrics[SCORE] >= max(m[SCORE] for _, m in self.validations):
+        best = not self.validations or metrics[SCORE] >= max(m[SCORE] for _, m in self.validations)
+        if best and self.schedule.keep_best:
             self.best = self._weights()
         self.validations.append((self.step, metrics))
         self._tell({f"validation/{name}": value for name, value in metrics.items()})

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from safeencoders.training.loop import Fit, Metrics
@@ -68,15 +69,17 @@ def prepare(
         BadInputError: the data have no role that the objective can use, or the checkpoint is another run's.
     """
     options = {} if accelerator is None else {"device": accelerator.device, "autocast": accelerator.autocast}
-    task = RedirectTask(
-        clip,
-        recipe.terms(),
-        reader,
-        recipe.edit,
-        TOWERS[recipe.towers],
-        reference=recipe.reference,
-        micro_batch=micro_batch,
-        **options,
-    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.schedule.seed)  # adapters start from random weights
+        task = RedirectTask(
+            clip,
+            recipe.terms(),
+            reader,
+            recipe.edit,
+            TOWERS[recipe.towers],
+            reference=recipe.reference,
+            micro_batch=micro_batch,
+            **options,
+        )
     validate = None if rows is None else Validator(task.encoders, rows)
     return Fit(task, recipe.schedule, checkpoint, validate=validate, identity=identity, log=log)

@@ -7,9 +7,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, TypeVar, cast
 
-from pydantic import TypeAdapter, ValidationError
-
-from safeencoders.errors import BadInputError, UnknownNameError
+from safeencoders.errors import BadInputError, MissingExtraError, UnknownNameError
 
 T = TypeVar("T")
 
@@ -24,7 +22,12 @@ def fill(kind: type[T], values: Mapping[str, Any], where: str) -> T:
     Raises:
         UnknownNameError: a key that the dataclass has not; it suggests the nearest.
         BadInputError: a value is missing or of the wrong type.
+        MissingExtraError: pydantic is not installed.
     """
+    try:
+        from pydantic import TypeAdapter, ValidationError
+    except ImportError as error:
+        raise MissingExtraError("pydantic", "train") from error
     known = {entry.name for entry in fields(cast("Any", kind))}
     for key in values:
         if key not in known:

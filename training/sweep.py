@@ -12,6 +12,9 @@ from safeencoders.training.recipe import FOLDER, Recipe, Towers, from_values, re
 from safeencoders.training.recipe import read_toml as read_file
 from safeencoders.training.settings import fill
 
+ORIGINAL = "original"
+"""The row of the untouched towers."""
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -34,6 +37,11 @@ class Variant:
     weights: Mapping[str, Any] = field(default_factory=dict)
     edit: Mapping[str, Any] = field(default_factory=dict)
     schedule: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> str:
+        """The name with only letters and digits, for a folder."""
+        return "".join(c if c.isalnum() else "-" for c in self.name)
 
     def made(self, steps: int | None, seed: int) -> Recipe:
         """Return the recipe of the variant with the sweep's steps (None: the recipe's own) and a seed."""
@@ -86,6 +94,7 @@ def read(name_or_file: str) -> Sweep:
         variant = fill(Variant, run, f"[[run]] of {path.name}")
         variant.made(None, 0)
     sweep = fill(Sweep, values, f"sweep {path.name}")
-    if len({run.name for run in sweep.run}) < len(sweep.run):
-        raise BadInputError(f"expected runs of different names in {path.name}, got {[run.name for run in sweep.run]}")
+    if len({run.folder for run in sweep.run} - {ORIGINAL}) < len(sweep.run):
+        names = [run.name for run in sweep.run]
+        raise BadInputError(f"expected runs of different names in {path.name}, none {ORIGINAL!r}, got {names}")
     return sweep

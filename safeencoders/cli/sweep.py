@@ -28,7 +28,7 @@ ORIGINAL = "original"
 MEASURES: dict[str, dict[str, tuple[str, ...]]] = {
     "text": {
         "T-V R@1": ("T-V", "R@1"),
-        "T\\*-VuV\\* R@1": ("T*-VuV*", "R@1"),
+        "T*-VuV* R@1": ("T*-VuV*", "R@1"),
         "R@10": ("T*-VuV*", "R@10"),
         "top-1 unsafe": ("top1_unsafe", "text"),
         "synonyms, top-1 unsafe": ("by_heldout", "synonym", "top1_unsafe"),
@@ -42,7 +42,7 @@ MEASURES: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "vision": {
         "V-T R@1": ("V-T", "R@1"),
-        "V\\*-TuT\\* R@1": ("V*-TuT*", "R@1"),
+        "V*-TuT* R@1": ("V*-TuT*", "R@1"),
         "R@10": ("V*-TuT*", "R@10"),
         "top-1 unsafe": ("top1_unsafe", "vision"),
         "patch drift": ("drift",),
@@ -50,9 +50,9 @@ MEASURES: dict[str, dict[str, tuple[str, ...]]] = {
     "both": {
         "T-V R@1": ("T-V", "R@1"),
         "V-T R@1": ("V-T", "R@1"),
-        "T\\*-VuV\\* R@1": ("T*-VuV*", "R@1"),
-        "V\\*-TuT\\* R@1": ("V*-TuT*", "R@1"),
-        "T\\* top-1 unsafe": ("top1_unsafe", "text"),
+        "T*-VuV* R@1": ("T*-VuV*", "R@1"),
+        "V*-TuT* R@1": ("V*-TuT*", "R@1"),
+        "T* top-1 unsafe": ("top1_unsafe", "text"),
     },
 }
 TITLES = {
@@ -154,7 +154,9 @@ def run_sweep(name_or_file: str, out: Path, *, steps: int | None = None) -> None
 
 def _same_sweep(out: Path, sweep: Sweep) -> None:
     """Refuse a folder of another sweep; note this one's content in a new folder."""
-    file, said = out / "sweep-settings.json", json.loads(json.dumps(dataclasses.asdict(sweep)))
+    recipes = {variant.name: variant.made(sweep.steps, 0) for variant in sweep.run}
+    said = dataclasses.asdict(sweep) | {"recipes": {name: dataclasses.asdict(made) for name, made in recipes.items()}}
+    file, said = out / "sweep-settings.json", json.loads(json.dumps(said))
     if not file.exists():
         write_json(file, said)
     if read_json(file) != said:
@@ -165,7 +167,7 @@ def _one(bench: Bench, variant: Variant, seed: int, out: Path) -> dict[str, Any]
     """Train and measure one variant with one seed, or read what was measured before."""
     from safeencoders.loading import load
 
-    folder = out / "runs" / f"{''.join(c if c.isalnum() else '-' for c in variant.name)}-{seed}"
+    folder = out / "runs" / f"{variant.folder}-{seed}"
     if not (folder / "measured.json").exists():
         towers = _train(bench, variant, seed, folder)
         row = bench.measure({tower: load(str(folder), tower=tower) for tower in towers})

@@ -7,6 +7,7 @@ import typer
 
 from safeencoders.cli.evaluate import Towers
 from safeencoders.cli.options import JsonFile
+from safeencoders.errors import BadInputError
 
 
 def train(
@@ -54,7 +55,11 @@ def train(
     ] = None,
     images: Annotated[
         Path | None,
-        typer.Option("--images", metavar="DIR", help="The folder of the pictures. Default: the data file's."),
+        typer.Option(
+            "--images",
+            metavar="DIR",
+            help="The folder of the pictures; needed for ViSU's and CoProV2's layouts. Default: the data file's.",
+        ),
     ] = None,
     skip_unreadable: Annotated[
         bool, typer.Option("--skip-unreadable", help="Leave rows out whose pictures cannot be decoded.")
@@ -83,7 +88,8 @@ def train(
             "--micro-batch",
             min=0,
             metavar="ROWS",
-            help="Rows that are encoded at a time, 0 for the whole batch: less memory, more time, the same result.",
+            help="Rows that are encoded at a time, 0 for the whole batch: less memory, more time, the same result "
+            "up to rounding and dropout.",
         ),
     ] = 0,
     tensorboard: Annotated[
@@ -106,15 +112,18 @@ def train(
     """Redirect a CLIP's towers so that unsafe inputs land on their safe twins, and write them for transformers.
 
     Data, formula, memory and time are reported first. A run that was killed goes on with --resume and ends with the
-    same weights; its state is written every 30 seconds. Held-out rows are ranked five times in a run, or as often as
-    the recipe says, and the weights with the best mean R@1 are kept rather than the last. On eight GPUs, write
-    torchrun --nproc-per-node 8 --no-python before the command.
+    same weights; its state is written every 30 seconds. Held-out rows are ranked five times in a run; where the recipe
+    itself asks for validations, the weights with the best mean R@1 are kept rather than the last. For several
+    processes, write torchrun --nproc-per-node 8 --no-python before the command (tried with processes on a CPU; no
+    machine with several GPUs was at hand).
 
     Example: safeencoders train --recipe safe-clip --data pairs.jsonl --model ./clip-vit-large-patch14 --out tuned
     """
     if sweep is not None:
         from safeencoders.cli.sweep import run_sweep
 
+        if dry_run or json is not None or seed is not None or towers is not None:
+            raise BadInputError("expected --sweep with --out and --max-steps only; its file says the rest")
         run_sweep(sweep, out, steps=max_steps)
         return
     from safeencoders.cli.train_inputs import Asked

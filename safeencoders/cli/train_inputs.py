@@ -143,7 +143,7 @@ def load_start(name: str) -> Start:
 
     folder = str(models.checked(models.CLIP)) if name == WORLD else name
     try:
-        kind = AutoConfig.from_pretrained(folder, local_files_only=True).model_type
+        kind = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False).model_type
         if kind != "clip":
             raise BadInputError(
                 f"expected a full CLIP, with both towers, in {name}, got the model type {kind!r}; "
@@ -151,7 +151,7 @@ def load_start(name: str) -> Start:
             )
         where = cast("Path", folder)  # a Hub id is none, but is taken as well
         clip, said = models.quiet(CLIPModel, where, dtype="float32", output_loading_info=True)
-        tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except BadInputError:
         raise
     except Exception as error:  # safetensors, tokenizers and transformers raise their own kinds for damaged files

@@ -23,7 +23,14 @@ CLASSES = {"text": "CLIPTextModel", "vision": "CLIPVisionModel"}
 
 
 def write_outputs(
-    asked: Asked, fit: Fit[RedirectTask], recipe: Recipe, start: Start, data: Data, processes: int, begin: float
+    asked: Asked,
+    fit: Fit[RedirectTask],
+    recipe: Recipe,
+    start: Start,
+    data: Data,
+    processes: int,
+    identity: Mapping[str, str],
+    begin: float,
 ) -> None:
     """Write the towers and the curve, train.json last, and say how to use them.
 
@@ -51,6 +58,7 @@ def write_outputs(
         "curve": fit.curve,
         "validations": [{"step": step, **metrics} for step, metrics in fit.validations],
         "processes": processes,
+        "identity": dict(identity),
     }
     kept = {key: record[key] for key in ("formula", "model", "steps", "best_step")}
     provenance = {"recipe": recipe.name, "seed": recipe.schedule.seed, "start": start.sha256, **kept}
@@ -73,8 +81,9 @@ def _say(out: Path, fit: Fit[RedirectTask], towers: list[Any]) -> None:
     """Say what came out and how it is loaded."""
     found = dict(fit.validations)
     if fit.best_step is not None:
-        metrics = ", ".join(f"{name} {value:.3f}" for name, value in found[fit.best_step].items())
-        print(f"best of {len(found)} validations, at step {fit.best_step}: {metrics}")
+        kept = fit.best_step if fit.schedule.keep_best else fit.step
+        metrics = ", ".join(f"{name} {value:.3f}" for name, value in found[kept].items())
+        print(f"kept: step {kept}; best of {len(found)} validations: step {fit.best_step}. At step {kept}: {metrics}")
     for tower in towers:
         argument = "" if tower == "text" else f', tower="{tower}"'
         print(f"\n{out / tower}")

@@ -19,7 +19,7 @@ from safeencoders.cli.measure import refuse_unwritable
 from safeencoders.cli.train_inputs import Asked, Data, Start, load_start, open_data
 from safeencoders.cli.train_outputs import CHECKPOINT, RESULT, RUN, manifest_of, write_outputs
 from safeencoders.errors import BadInputError, MissingExtraError, OutputError
-from safeencoders.files import write_json
+from safeencoders.files import read_json, write_json
 
 if TYPE_CHECKING:
     from accelerate import Accelerator  # type: ignore[import-untyped]  # no py.typed marker
@@ -48,22 +48,36 @@ def run_train(asked: Asked) -> None:
     for package in PACKAGES:
         if find_spec(package) is None:
             raise MissingExtraError(package, "train")
+    from safeencoders.training.checkpoints import refuse_other_run
+
     refuse_unwritable(asked.json_file)
     accelerator = _accelerator(asked)
-    if asked.resume and (asked.out / RESULT).is_file():
-        accelerator.print(f"already finished: {asked.out / RESULT}")
-        return
-    _refuse_folder(asked)
+    finished = asked.resume and (asked.out / RESULT).is_file()
+    if not finished:
+        _refuse_folder(asked)
     recipe = _recipe(asked)
     start = load_start(asked.model)
     data = open_data(asked, start, recipe.schedule)
     recipe = _fitted(recipe, data, accelerator)
-    _train(asked, recipe, start, data, accelerator, begin)
+    identity = identity_of(recipe, start, data, asked.validation)
+    if finished:
+        refuse_other_run(asked.out / RESULT, identity, read_json(asked.out / RESULT)["training"]["identity"])
+        accelerator.print(f"already finished: {asked.out / RESULT}")
+        return
+    _train(asked, recipe, start, data, accelerator, identity, begin)
     accelerator.wait_for_everyone()
     accelerator.end_training()
 
 
-def _train(asked: Asked, recipe: Recipe, start: Start, data: Data, accelerator: Accelerator, begin: float) -> None:
+def _train(
+    asked: Asked,
+    recipe: Recipe,
+    start: Start,
+    data: Data,
+    accelerator: Accelerator,
+    identity: dict[str, str],
+    begin: float,
+) -> None:
     from safeencoders.training.run import prepare
 
     per_process = -(-recipe.schedule.batch // accelerator.num_processes)
@@ -77,7 +91,7 @@ def _train(asked: Asked, recipe: Recipe, start: Start, data: Data, accelerator: 
             rows=data.held,
             micro_batch=asked.micro_batch,
             accelerator=accelerator,
-            identity=_identity(recipe, start, data, asked.validation),
+            identity=identity,
             log=accelerator.log if asked.tensorboard else None,
         )
         plan = _plan(fit, recipe, start, data, accelerator, rows) if accelerator.is_main_process else None
@@ -92,7 +106,7 @@ def _train(asked: Asked, recipe: Recipe, start: Start, data: Data, accelerator: 
         _fit(fit, recipe.name, accelerator)
     fit.finish()
     if accelerator.is_main_process:
-        write_outputs(asked, fit, recipe, start, data, accelerator.num_processes, begin)
+        write_outputs(asked, fit, recipe, start, data, accelerator.num_processes, identity, begin)
 
 
 def _accelerator(asked: Asked) -> Accelerator:
@@ -164,11 +178,12 @@ def _fitted(recipe: Recipe, data: Data, accelerator: Accelerator) -> Recipe:
         recipe = dataclasses.replace(recipe, towers=tower)
     schedule = recipe.schedule
     if data.held is not None and not schedule.validate_every:
-        schedule = dataclasses.replace(schedule, validate_every=max(1, schedule.steps // VALIDATIONS))
+        every = max(1, schedule.steps // VALIDATIONS)
+        schedule = dataclasses.replace(schedule, validate_every=every, keep_best=False)
     return dataclasses.replace(recipe, schedule=schedule)
 
 
-def _identity(recipe: Recipe, start: Start, data: Data, validation: float) -> dict[str, str]:
+def identity_of(recipe: Recipe, start: Start, data: Data, validation: float) -> dict[str, str]:
     """Say what the run is, each number of the recipe by its name, so that a refused resume names what differs."""
     said: dict[str, Any] = {"model": start.sha256, "data": data.sha256}
     if data.count is not None:

@@ -323,6 +323,14 @@ def test_resume_starts_where_nothing_is_and_leaves_a_finished_run_alone(given, t
     assert train(given, tmp_path / "out", "--resume") == 0
     assert "already finished" in capsys.readouterr().out
     assert (tmp_path / "out" / "train.json").read_bytes() == before
+    assert train(given, tmp_path / "out", "--resume", "--seed", "5") == 2
+    assert "belongs to another run (schedule.seed: 0 there, 5 now" in capsys.readouterr().err
+
+
+def test_a_sweep_takes_no_options_that_it_would_ignore(tmp_path, capsys):
+    assert main(["train", "--sweep", "ablations/safe-clip.toml", "--out", str(tmp_path / "out"), "--dry-run"]) == 2
+    assert "--out and --max-steps only" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_with_other_things_is_refused(given, tmp_path, capsys):

@@ -288,3 +288,11 @@ def test_a_folder_without_weights_is_refused_and_not_taken_for_the_worlds(tmp_pa
     (tmp_path / name / "model.safetensors").unlink()
     with pytest.raises(BadInputError, match="download the encoder again"):
         safeencoders.load(str(tmp_path), tower=name)
+
+
+@pytest.mark.parametrize("name", TOWERS)
+def test_a_clip_whose_outer_configuration_alone_knows_the_projection_is_exported_with_it(tmp_path, name):
+    world = models.clip()
+    (world.config.text_config if name == "text" else world.config.vision_config).projection_dim = 512
+    save_tower(world, name, made(world, name, SPECS["lora"]), tmp_path / name, FROM)
+    assert safeencoders.load(str(tmp_path), tower=name, projection=True).config.projection_dim == 128

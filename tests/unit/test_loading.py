@@ -110,3 +110,12 @@ def test_damaged_weights_are_refused_with_both_hashes(tmp_path, monkeypatch, dam
     with pytest.raises(IntegrityError, match=r"model\.safetensors") as caught:
         safeencoders.load()
     assert models.hashes()["towers/pictoworld/text/model.safetensors"] in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["none", "pictoworld", "pictoworld/safe-clip"])
+@pytest.mark.parametrize("tower", ["text", "vision"])
+@pytest.mark.parametrize("strength", [1.0, 0.5])
+def test_every_shipped_tower_has_the_originals_projection(name, tower, strength):
+    head = models.clip().get_submodule("text_projection" if tower == "text" else "visual_projection").weight
+    found = safeencoders.load(name, tower=tower, projection=True, strength=strength)
+    assert torch.equal(found.get_submodule("text_projection" if tower == "text" else "visual_projection").weight, head)

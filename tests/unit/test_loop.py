@@ -402,3 +402,19 @@ def test_a_seed_too_large_for_the_generator_is_refused():
 def test_no_clipping_is_a_schedule(tmp_path):
     schedule = dataclasses.replace(SCHEDULE, clip=math.inf)
     assert Fit(Toy(), schedule, tmp_path / "run.safetensors").run("run")
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_the_best_validated_weights_are_kept_where_asked_and_the_last_otherwise(tmp_path, keep):
+    scores, seen = iter([3.0, 2.0, 1.0]), []
+
+    def validate():
+        seen.append(weights(fit))
+        return {"score": next(scores)}
+
+    schedule = Schedule(steps=6, batch=8, learning_rate=0.05, warmup=2, validate_every=2, keep_best=keep)
+    fit = Fit(Toy(), schedule, tmp_path / "keep.safetensors", validate=validate)
+    fit.run("keep", seconds=60)
+    fit.finish()
+    assert torch.equal(weights(fit), seen[0 if keep else -1])
+    assert fit.best_step == 2

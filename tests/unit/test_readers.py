@@ -416,7 +416,7 @@ def test_the_processes_parts_make_up_the_batch_and_only_those_are_read(processes
 @pytest.mark.parametrize("batch", [0, 11])
 def test_a_batch_that_the_rows_cannot_fill_is_refused(batch):
     assert len(PairsReader(pairs(10), numbers, no_pixels, batch=10, seed=0).batch(0)["t"]) == 10
-    with pytest.raises(BadInputError, match=f"expected a batch of 1 to 10 rows, .* got {batch}; change `batch`"):
+    with pytest.raises(BadInputError, match=f"expected a batch of 1 to 10 rows, .* got {batch}; change --batch"):
         PairsReader(pairs(10), numbers, no_pixels, batch=batch, seed=0)
 
 

@@ -397,3 +397,19 @@ def test_changed_keeps_all_but_what_was_asked():
     found = changed(recipe, seed=7, steps=3, towers="vision")
     assert (found.schedule.seed, found.schedule.steps, found.towers) == (7, 3, "vision")
     assert (found.weights, found.edit) == (recipe.weights, recipe.edit)
+
+
+def test_adapters_start_from_the_seed_and_from_nothing_that_ran_before(clip, fixed, tmp_path):
+    from safeencoders.training.recipe import read
+
+    def start(seed, name):
+        return checked(prepare(clip, changed(read("safe-clip"), seed=seed), fixed(8), tmp_path / name))
+
+    def checked(fit):
+        return {k: v.clone() for k, v in fit.task.module.state_dict().items() if "lora_A" in k}
+
+    one = start(0, "one")
+    torch.rand(3)
+    again, other = start(0, "again"), start(1, "other")
+    assert all(torch.equal(one[key], again[key]) for key in one)
+    assert not any(torch.equal(one[key], other[key]) for key in one)

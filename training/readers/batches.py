@@ -41,7 +41,7 @@ class PairsReader:
         if not 1 <= batch <= len(pairs):
             raise BadInputError(
                 f"expected a batch of 1 to {len(pairs)} rows, as many as {pairs.source} has for training, got {batch}; "
-                "change `batch` or give more rows."
+                "change --batch or give more rows."
             )
         self.roles: frozenset[Role] = frozenset(ROLES[column] for column in pairs.columns)
         self._pairs, self._encode, self._pixels = pairs, encode, pixels
@@ -65,7 +65,7 @@ class PairsReader:
         rank, processes = part
         if self._batch % processes:
             raise BadInputError(
-                f"expected a batch that is a multiple of the {processes} processes, got {self._batch}; change `batch`."
+                f"expected a batch that is a multiple of the {processes} processes, got {self._batch}; change --batch."
             )
         size = self._batch // processes
         start = step * self._batch + rank * size

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from PIL import Image
 from tqdm import tqdm
@@ -81,9 +82,14 @@ class Pairs:
         return replace(self, columns=kept, tags=tuple(self.tags[row] for row in rows))
 
     def sha256(self) -> str:
-        """Return the sha256 of the columns' content; pictures count by their path under ``root``."""
+        """Return the sha256 of the columns' content; pictures count by their path under ``root`` and their size."""
         rows = range(len(self))
-        content = {column: [self._content(column, row) for row in rows] for column in self.columns}
+        content: dict[str, list[Any]] = {
+            column: [self._content(column, row) for row in rows] for column in self.columns
+        }
+        for column in IMAGES:  # pictures made anew under their old names are other data
+            if column in self.columns:
+                content[f"{column} bytes"] = [_size(path) for path in self.columns[column]]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def split(self, fraction: float) -> tuple[Pairs, Pairs]:
@@ -136,6 +142,13 @@ class Dropped:
     incomplete: int = 0
     unreadable: tuple[str, ...] = ()
     undecodable: int = 0
+
+
+def _size(path: str | None) -> int | None:
+    try:
+        return None if path is None else os.path.getsize(path)
+    except OSError:  # ``usable`` says what is wrong with it
+        return None
 
 
 def picture(path: str | Path) -> Image.Image:

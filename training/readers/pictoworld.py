@@ -39,7 +39,7 @@ class PictoworldReader:
         if self._batch % (scenes.LOOKALIKE_SHARE * processes) and processes > 1:
             raise BadInputError(
                 f"expected a batch that is a multiple of {scenes.LOOKALIKE_SHARE} x {processes} processes, "
-                f"got {self._batch}; change `batch`"
+                f"got {self._batch}; change --batch"
             )
         quads, benigns = scenes.stream("redirect", self._seed, step, self._batch, everything=False)
         mine = slice(index * len(quads) // processes, (index + 1) * len(quads) // processes)
