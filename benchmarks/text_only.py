@@ -38,7 +38,8 @@ from safeencoders.training.readers.sources import read_pairs
 
 CONTEXT, VOCABULARY, WIDTH = 32, 8192, 128
 START, END = "<|startoftext|>", "<|endoftext|>"
-STEPS, BATCH, VALIDATION = 200, 64, 0.05
+STEPS, BATCH = 200, 64
+HELD, VALIDATION = 0.05, 0.1  # a row's share is its hash: rows below the first are held out, the next validate
 SEEDS = (0, 1, 2)
 
 
@@ -159,7 +160,7 @@ def main() -> None:
     start = time.monotonic()
     file = options.data / "prompts" / "coprov2_train.csv"
     captions = options.data / "captions" / "coco_captions_val2017.jsonl"
-    train, held = read_pairs(str(file)).split(VALIDATION)
+    train, held = read_pairs(str(file)).split(HELD)
     photos = coco(captions)
     names = sorted(photos)
     benign_photos, known = names[:400], {name: photos[name] for name in names[400:]}
