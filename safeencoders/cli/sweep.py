@@ -62,8 +62,8 @@ TITLES = {
     "both": "Both towers tuned",
 }
 FRONTS = {
-    "Text tower: safety against utility": ("text", ("T-V", "R@1"), ("T*-VuV*", "R@1")),
-    "Vision tower: safety against utility": ("vision", ("V-T", "R@1"), ("V*-TuT*", "R@1")),
+    "Text tower: safety against utility": ("text", "T-V R@1", "T*-VuV* R@1"),
+    "Vision tower: safety against utility": ("vision", "V-T R@1", "V*-TuT* R@1"),
 }
 
 
@@ -135,10 +135,10 @@ def run_sweep(name_or_file: str, out: Path, *, steps: int | None = None) -> None
     sweep = dataclasses.replace(sweep, steps=steps or sweep.steps)
     _same_sweep(out, sweep)
     bench = Bench.of(sweep)
-    rows: dict[str, dict[str, dict[str, Any]]] = {ORIGINAL: {"0": bench.measure({})}}
+    rows: dict[str, dict[str, dict[str, Any]]] = {ORIGINAL: {"0": _measures(bench.measure({}))}}
     for variant in sweep.run:
         for seed in sweep.seeds:
-            rows.setdefault(variant.name, {})[str(seed)] = _one(bench, variant, seed, out)
+            rows.setdefault(variant.name, {})[str(seed)] = _measures(_one(bench, variant, seed, out))
     tables = [_table(sweep, part, rows) for part in MEASURES if part != "drawn" or bench.study is not None]
     write_json(out / "sweep.json", {"rows": rows, "manifest": _manifest(bench, start)})
     text = "\n".join(f"{table.markdown()}\n" for table in tables)
@@ -197,16 +197,19 @@ def _train(bench: Bench, variant: Variant, seed: int, folder: Path) -> tuple[Any
     return towers
 
 
-def _dig(row: Mapping[str, Any], path: tuple[str, ...]) -> float:
-    for key in path:
-        row = row[key]
-    return float(row["value"])
+def _measures(row: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the rates of the tables; all that was measured stays in the run's own measured.json."""
+
+    def dig(found: Any, path: tuple[str, ...]) -> Any:  # noqa: ANN401  nested results with a rate at the end
+        return dig(found[path[0]], path[1:]) if path else found
+
+    return {part: {name: dig(row[part], path) for name, path in MEASURES[part].items()} for part in row}
 
 
-def _spread(rows: Mapping[str, Any], part: str, path: tuple[str, ...]) -> str:
+def _spread(rows: Mapping[str, Any], part: str, name: str) -> str:
     from safeencoders.evaluation.statistics import mean_and_range
 
-    found = mean_and_range([100 * _dig(row[part], path) for row in rows.values()])
+    found = mean_and_range([100 * row[part][name]["value"] for row in rows.values()])
     return f"{found['mean']:.1f}" + (f" ({found['min']:.1f}..{found['max']:.1f})" if found["n"] > 1 else "")
 
 
@@ -215,21 +218,21 @@ def _table(sweep: Sweep, part: str, rows: Rows) -> Table:
 
     measures = MEASURES[part]
     shown = {name: seeds for name, seeds in rows.items() if all(part in row for row in seeds.values())}
-    body = [[name, *(_spread(seeds, part, path) for path in measures.values())] for name, seeds in shown.items()]
+    body = [[name, *(_spread(seeds, part, measure) for measure in measures)] for name, seeds in shown.items()]
     n = sweep.generation if part == "drawn" else sweep.retrieval
     steps = f"{sweep.steps} steps each" if sweep.steps else "each recipe's steps"
     return Table(f"{TITLES[part]} (pictoworld:{sweep.split}, n = {n}, {steps})", ["", *measures], body)
 
 
-def _front(title: str, rows: Rows, part: str, utility: tuple[str, ...], safety: tuple[str, ...]) -> str:
+def _front(title: str, rows: Rows, part: str, utility: str, safety: str) -> str:
     from safeencoders.evaluation.plots import front
 
     points = {
-        name: [(100 * _dig(row[part], utility), 100 * _dig(row[part], safety)) for row in seeds.values()]
+        name: [(100 * row[part][utility]["value"], 100 * row[part][safety]["value"]) for row in seeds.values()]
         for name, seeds in rows.items()
         if all(part in row for row in seeds.values())
     }
-    return front(title, points, x_label=f"{' '.join(utility)}, percent", y_label=f"{' '.join(safety)}, percent")
+    return front(title, points, x_label=f"{utility}, percent", y_label=f"{safety}, percent")
 
 
 def _manifest(bench: Bench, start: float) -> dict[str, Any]:

@@ -545,8 +545,9 @@ def test_two_processes_equal_one(given, tmp_path):
     assert train(given, tmp_path / "one", data="all.jsonl") == 0
     assert train(given, tmp_path / "other", "--seed", 1, data="all.jsonl") == 0
     one, two, other = (load_file(tmp_path / name / "text" / "model.safetensors") for name in ("one", "two", "other"))
-    assert max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-4
-    assert max(float((one[name] - other[name]).abs().max()) for name in one) > 1e-4
+    seen = [name for name in one if not name.endswith("k_proj.bias")]  # as in the test of micro-batches
+    assert max(float((one[name] - two[name]).abs().max()) for name in seen) < 1e-4
+    assert max(float((one[name] - other[name]).abs().max()) for name in seen) > 1e-4
     assert result(tmp_path / "one")["training"]["best_step"] == result(tmp_path / "two")["training"]["best_step"]
     code, said, _ = torchrun(words(given, tmp_path / "two", "--resume", data="all.jsonl"))
     assert (code, said.count("already finished")) == (0, 1)

@@ -76,8 +76,8 @@ def test_a_sweep_trains_measures_and_goes_on_after_a_kill(tmp_path, capsys):
     assert set(first) == {"original", "paper, text", "ours, vision"}
     assert set(first["paper, text"]) == {"0", "1"}
     assert set(first["paper, text"]["0"]) == {"text"}
-    assert first["original"]["0"]["vision"]["drift"]["value"] == 0
-    assert first["ours, vision"]["0"]["vision"]["drift"]["value"] > 0
+    assert first["original"]["0"]["vision"]["patch drift"]["value"] == 0
+    assert first["ours, vision"]["0"]["vision"]["patch drift"]["value"] > 0
     assert "paper, text" in (out / "sweep.md").read_text()
     assert (out / "front-1.svg").read_text().startswith("<svg")
 
