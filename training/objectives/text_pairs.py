@@ -12,7 +12,8 @@ class Weights:
     """Weights of the parts.
 
     Attributes:
-        redirect: contrast of T(t*) with T0(t), T0(t*) being a negative.
+        redirect: contrast of T(t*) with T0(t) among the safe captions.
+        twins: whether T0(t*) is a negative, too; only a tower that tells twins apart well can learn from it.
         align: of T(t*) with T0(t) in angle.
         preserve: of T(t) with T0(t) in angle.
         hidden: of the token states of t.
@@ -22,6 +23,7 @@ class Weights:
     align: float = 1.0
     preserve: float = 1.0
     hidden: float = 1.0
+    twins: bool = False
 
 
 def objective(**numbers: Any) -> Objective:  # noqa: ANN401  checked by fill
@@ -29,7 +31,7 @@ def objective(**numbers: Any) -> Objective:  # noqa: ANN401  checked by fill
     w = fill(Weights, numbers, "[weights] of objective text-pairs")
     t, u, t0, u0 = Source("t", tuned=True), Source("t*", tuned=True), Source("t"), Source("t*")
     terms: tuple[Term, ...] = (
-        NCE(w.redirect, u, t0, against=u0),
+        NCE(w.redirect, u, t0, against=u0 if w.twins else None),
         Align(w.align, u, t0),
         Align(w.preserve, t, t0),
         Hidden(w.hidden, t, t0),
