@@ -69,6 +69,7 @@ class Plan:
         epochs: how often each row is seen, None likewise.
         held: held-out rows; 0 for no validation.
         validate_every: steps between validations; 0 for none.
+        keep_best: whether the weights of the best validation are kept rather than the last.
         device: type of the device.
         precision: "fp32" or "bf16".
         processes: that train together.
@@ -90,6 +91,7 @@ class Plan:
     epochs: float | None
     held: int
     validate_every: int
+    keep_best: bool
     device: str
     precision: str
     processes: int
@@ -114,7 +116,8 @@ class Plan:
         trained = ", ".join(f"{name} {size:,}" for name, size in self.trainable.items())
         seen = "drawn anew" if self.epochs is None else f"{self.epochs:.3g} times over {self.rows:,} rows"
         done = f", {self.done:,} done" if self.done else ""
-        kept = f"{self.held:,} rows every {self.validate_every:,} steps; the best weights are kept"
+        which = "best" if self.keep_best else "last"
+        kept = f"{self.held:,} rows every {self.validate_every:,} steps; the {which} weights are kept"
         lines = {
             "model": f"{self.model}, {self.weights:,} weights",
             "recipe": self.recipe,
@@ -196,7 +199,7 @@ def memory(fit: Fit[RedirectTask], clip: nn.Module, trial: Trial, rows: int) -> 
     """
     task, schedule = fit.task, fit.schedule
     moving = sum(p.numel() for p in task.module.parameters() if p.requires_grad)
-    copies = 2 + bool(schedule.ema) + bool(schedule.validate_every)
+    copies = 2 + bool(schedule.ema) + bool(schedule.validate_every and schedule.keep_best)
     return {
         "weights": sum(_storages(clip, task).values()),
         "gradients": 4 * moving,

@@ -220,6 +220,7 @@ def _plan(
         epochs=None if data.count is None else schedule.steps * schedule.batch / data.count,
         held=data.held_count,
         validate_every=schedule.validate_every,
+        keep_best=schedule.keep_best,
         device=accelerator.device.type,
         precision="bf16" if accelerator.mixed_precision == "bf16" else "fp32",
         processes=processes,
