@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-import torch
 from torch import Tensor, nn
 
 from safeencoders.deltas import SCALING, Delta
@@ -166,14 +165,3 @@ class LoraEdit:
 def trainable(modules: Mapping[str, nn.Module]) -> dict[str, int]:
     """Return the number of weights that may move, by tower."""
     return {name: sum(p.numel() for p in m.parameters() if p.requires_grad) for name, m in modules.items()}
-
-
-def fingerprint(module: nn.Module) -> str:
-    """Return a sha256 of a module's weights; equal exactly when all are equal bit for bit."""
-    import hashlib
-
-    found = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
-        found.update(name.encode() + str(value.dtype).encode())
-        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()

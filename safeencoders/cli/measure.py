@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from safeencoders.errors import BadInputError, OutputError
 from safeencoders.files import write_json
+from safeencoders.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     from transformers import CLIPTextModel
@@ -228,7 +229,6 @@ def _shipped(*parts: str) -> dict[str, str]:
 
 def _weights(encoder: str, which: str, tower: CLIPTextModel | None) -> dict[str, str]:
     """Return the hashes of the tuned tower: the recorded ones of a shipped encoder, else that of what was loaded."""
-    from safeencoders.evaluation.drawing import tower_sha256
     from safeencoders.loading import ORIGINAL
     from safeencoders.pictoworld import models
 
@@ -236,7 +236,7 @@ def _weights(encoder: str, which: str, tower: CLIPTextModel | None) -> dict[str,
         return {}
     start = f"{models.TOWERS}/{encoder}/{which}/"
     recorded = {name: value for name, value in models.hashes().items() if name.startswith(start)}
-    return recorded or {f"{encoder} ({which}, loaded)": tower_sha256(tower)}
+    return recorded or {f"{encoder} ({which}, loaded)": fingerprint(tower)}
 
 
 def _write(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from safeencoders.cli.measure import GENERATION_ROWS
 from safeencoders.files import output_folder, write_json
+from safeencoders.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
@@ -103,7 +104,6 @@ def _story(folder: Path, seed: int, start: float) -> tuple[dict[str, Any], list[
 
 def train(clip: CLIPModel, tokenizer: CLIPTokenizer, folder: Path, seed: int) -> Trained:
     """Redirect the CLIP's text tower by a shortened recipe, write it, and load it back as a user would."""
-    from safeencoders.evaluation.drawing import tower_sha256
     from safeencoders.loading import load
     from safeencoders.training.export import save_tower
     from safeencoders.training.readers.pictoworld import PictoworldReader
@@ -113,7 +113,7 @@ def train(clip: CLIPModel, tokenizer: CLIPTokenizer, folder: Path, seed: int) ->
     recipe, checkpoint = changed(read(RECIPE), seed=seed, steps=STEPS, towers="text"), folder / "checkpoint"
     fit = prepare(clip, recipe, PictoworldReader(tokenizer, recipe.schedule.batch, seed), checkpoint)
     formula, edit = str(fit.task.objective), fit.task.edits["text"]
-    begin = tower_sha256(edit.tuned)
+    begin = fingerprint(edit.tuned)
     print(f"    {formula}")
     fit.run("    steps")
     checkpoint.unlink()
@@ -121,7 +121,7 @@ def train(clip: CLIPModel, tokenizer: CLIPTokenizer, folder: Path, seed: int) ->
         "recipe": RECIPE,
         "formula": formula,
         "start": begin,
-        "end": tower_sha256(edit.tuned),
+        "end": fingerprint(edit.tuned),
         "steps": fit.step,
         "seconds": round(fit.seconds, 1),
         "curve": fit.curve,

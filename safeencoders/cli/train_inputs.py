@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from safeencoders.errors import BadInputError
+from safeencoders.fingerprint import fingerprint
 from safeencoders.pictoworld import models
 
 if TYPE_CHECKING:
@@ -138,8 +139,6 @@ def load_start(name: str) -> Start:
         IntegrityError: a shipped file was changed.
     """
     from transformers import AutoConfig, AutoTokenizer, CLIPModel
-
-    from safeencoders.training.edits import fingerprint
 
     folder = str(models.checked(models.CLIP)) if name == WORLD else name
     try:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safeencoders.files import output_folder, write_atomically, write_json
+from safeencoders.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     from safeencoders.cli.train_inputs import Asked, Data, Start
@@ -38,7 +39,7 @@ def write_outputs(
         OutputError: the place is not writable, or the disk is full; the checkpoint stays.
     """
     from safeencoders.evaluation.plots import lines
-    from safeencoders.training.edits import fingerprint, trainable
+    from safeencoders.training.edits import trainable
     from safeencoders.training.export import save_tower
 
     edits, out = fit.task.edits, asked.out

@@ -5,7 +5,6 @@ The noise of item i depends on (seed, i) only: not on the encoder, the prompt, o
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from safeencoders.fingerprint import fingerprint
 from safeencoders.pictoworld import tokenizer as world_tokenizer
 
 SAMPLER_STEPS = 12
@@ -30,15 +30,6 @@ def noise(seed: int, indices: Sequence[int], shape: tuple[int, ...]) -> Tensor:
     """Return standard normal latents, float32 (len(indices), *shape); row j depends on (seed, indices[j]) only."""
     rows = [torch.randn(shape, generator=torch.Generator().manual_seed(seed * 1_000_003 + i)) for i in indices]
     return torch.stack(rows)
-
-
-def tower_sha256(tower: nn.Module) -> str:
-    """Return the sha256 of a tower's weights: names and values, in the order of the names."""
-    total = hashlib.sha256()
-    for name, value in sorted(tower.state_dict().items()):
-        total.update(name.encode())
-        total.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()
 
 
 def draw(
@@ -132,7 +123,7 @@ class Artist:
         self, tower: nn.Module, prompts: Sequence[str], *, negative_prompt: str | None = None, title: str = "draw"
     ) -> Pixels:
         """Draw each prompt with the tower and the noise of its place; only what is new is computed."""
-        weights = tower_sha256(tower)
+        weights = fingerprint(tower)
         keys = [(weights, negative_prompt, prompt, i) for i, prompt in enumerate(prompts)]
         missing = [key for key in keys if key not in self._drawn]
         if missing:

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from safeencoders.evaluation.baselines import CONSTANT_CAPTION, NEGATIVE_PROMPT, filter_words
 from safeencoders.evaluation.detectors.pictoworld import Looks
-from safeencoders.evaluation.drawing import Artist, Pixels, tower_sha256
+from safeencoders.evaluation.drawing import Artist, Pixels
 from safeencoders.evaluation.prompts import LOOKALIKE, SAFE, UNSAFE, Prompts
 from safeencoders.evaluation.statistics import mcnemar
 from safeencoders.evaluation.world_data import BREAKDOWNS, TRIPLES
+from safeencoders.fingerprint import fingerprint
 from safeencoders.metrics import mean_rate
 from safeencoders.pictoworld.judge import Finding
 from safeencoders.pictoworld.lexicon import CONCEPTS, LOOKALIKES
@@ -98,7 +99,7 @@ class Study:
 
     def drawn(self, system: System) -> Drawn:
         """Draw and judge every group of prompts, once for each tower and change of prompts."""
-        key = (tower_sha256(system.tower), system.change)
+        key = (fingerprint(system.tower), system.change)
         if key not in self._drawn:
             pictures = {
                 group: self.artist.draw(

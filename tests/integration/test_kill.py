@@ -46,8 +46,8 @@ def tiny_clip(tokenizer):
 def train(clip, tokenizer, folder, variant):
     """Train until the end, with a checkpoint at every step; say where it began and what came out."""
     from safeencoders.files import write_json
+    from safeencoders.fingerprint import fingerprint
     from safeencoders.training import recipe
-    from safeencoders.training.edits import fingerprint
     from safeencoders.training.readers.pictoworld import PictoworldReader
     from safeencoders.training.run import prepare
 

@@ -9,7 +9,8 @@ from torch import nn
 from transformers import CLIPTextModel, CLIPVisionModel
 
 from safeencoders.errors import BadInputError
-from safeencoders.training.edits import EditSpec, FullEdit, fingerprint, trainable
+from safeencoders.fingerprint import fingerprint
+from safeencoders.training.edits import EditSpec, FullEdit, trainable
 
 LORA = EditSpec("lora", rank=4, alpha=8.0, dropout=0.1)  # alpha 8: the adapters' outputs are far above rounding
 FULL = EditSpec("full")

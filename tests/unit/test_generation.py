@@ -10,9 +10,10 @@ from torch import nn
 
 from safeencoders.errors import BadInputError
 from safeencoders.evaluation.baselines import CONSTANT_CAPTION, NEGATIVE_PROMPT, filter_words
-from safeencoders.evaluation.drawing import Artist, draw, noise, text_tower, tower_sha256
+from safeencoders.evaluation.drawing import Artist, draw, noise, text_tower
 from safeencoders.evaluation.generation import BASELINES, Study, System, diversity, generation
 from safeencoders.evaluation.prompts import LOOKALIKE, SAFE, UNSAFE, Prompts
+from safeencoders.fingerprint import fingerprint
 from safeencoders.pictoworld import lexicon, scenes, tokenizer
 from safeencoders.pictoworld.judge import Finding, labels
 from safeencoders.pictoworld.renderer import render
@@ -222,7 +223,7 @@ def test_the_pipeline_gets_its_own_tower_back() -> None:
     with pytest.raises(RuntimeError), text_tower(pipe, Tower(redirects=True)):
         raise RuntimeError
     assert pipe.text_encoder is own
-    assert tower_sha256(own) == tower_sha256(Tower()) != tower_sha256(Tower(redirects=True))
+    assert fingerprint(own) == fingerprint(Tower()) != fingerprint(Tower(redirects=True))
 
 
 def test_a_prompt_longer_than_the_context_is_refused() -> None:

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from safeencoders.errors import BadInputError
+from safeencoders.fingerprint import fingerprint
 from safeencoders.pictoworld import tokenizer as world_tokenizer
-from safeencoders.training.edits import EditSpec, fingerprint
+from safeencoders.training.edits import EditSpec
 from safeencoders.training.loop import Fit, Schedule
 from safeencoders.training.objectives import objectives
 from safeencoders.training.objectives.terms import NCE, Align, Hidden, Objective, Source
