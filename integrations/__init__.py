@@ -5,3 +5,8 @@ if not __name__.startswith("safeencoders."):
         "the top-level folder 'integrations' is the package 'safeencoders.integrations': "
         "write 'import safeencoders.integrations', so that there is never a second copy of it in one process."
     )
+
+from safeencoders.integrations.host import Host
+from safeencoders.registry import Registry
+
+hosts: Registry[Host] = Registry("host", {"diffusers": "safeencoders.integrations.diffusers:DiffusersHost"})

@@ -8,10 +8,18 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 _LAZY = {
+    "coverage": "safeencoders.integrations.protection:coverage",
+    "explain": "safeencoders.evaluation.explaining:explain",
+    "info": "safeencoders.catalog:info",
+    "list_encoders": "safeencoders.catalog:list_encoders",
     "load": "safeencoders.loading:load",
+    "protect": "safeencoders.integrations.protection:protect",
+    "selfcheck": "safeencoders.integrations.protection:selfcheck",
+    "unprotect": "safeencoders.integrations.protection:unprotect",
+    "verify": "safeencoders.integrations.protection:verify",
 }
 
-__all__ = ["__version__", "load"]
+__all__ = ["__version__", *_LAZY]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> object:

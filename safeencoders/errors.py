@@ -66,3 +66,53 @@ class MissingExtraError(SafeEncodersError, ImportError):
             f"this needs the package {package!r}, which is not installed. "
             f'Install it with: pip install "safeencoders[{extra}]"'
         )
+
+
+class HostError(BadInputError):
+    """An object that cannot be protected as it is: of a kind nobody registered, half loaded, or on the meta device."""
+
+
+class FitError(BadInputError):
+    """A tower that does not fit the slot it was meant for: another class, width, depth, vocabulary or activation."""
+
+
+class UnprotectedError(SafeEncodersError, RuntimeError):
+    """Under the strict policy, a text slot would stay unprotected; the host was not touched."""
+
+
+class BusyError(SafeEncodersError, RuntimeError):
+    """The host is generating in another thread; what was asked would change it meanwhile."""
+
+
+class BypassError(SafeEncodersError, RuntimeError):
+    """A guarded host refused a call that would have gone round its safe towers."""
+
+    def __init__(self, message: str, hole: int, slot: str | None = None) -> None:
+        """Keep the number of the hole (1..17, see integrations/holes.py) and the slot it concerns, if one."""
+        self.hole, self.slot = hole, slot
+        self._arguments = (message, hole, slot)
+        super().__init__(message)
+
+
+class HubError(SafeEncodersError, OSError):
+    """Something of the Hub could not be had; the children say why."""
+
+
+class OfflineError(HubError):
+    """No connection, or offline mode, and the files are not in the cache."""
+
+
+class GatedError(HubError):
+    """The repository asks for an agreement or a login first."""
+
+
+class MissingOnHubError(HubError):
+    """The repository, its revision or a file in it does not exist, or moved to another name."""
+
+
+class DownloadError(HubError):
+    """A download that ended early, was damaged, or was refused again and again; nothing half-written was kept."""
+
+
+class ChangedError(HubError):
+    """The Hub now serves other bytes than those recorded at first use."""

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from safeencoders import __version__
-from safeencoders.cli import evaluate, quickstart, train, world
+from safeencoders.cli import doctor, evaluate, explain, protect, quickstart, train, world
 from safeencoders.errors import SafeEncodersError
 
 DONE, NO, BAD_INPUT, FAULT, INTERRUPTED = 0, 1, 2, 70, 130
@@ -30,6 +30,10 @@ Exit codes: 0 done; 1 it ran and the answer is no; 2 bad usage or input;
 app = typer.Typer(name="safeencoders", help=HELP, no_args_is_help=True, pretty_exceptions_enable=False)
 app.command("quickstart")(quickstart.quickstart)
 app.command("train")(train.train)
+app.command("protect")(protect.protect)
+app.command("audit")(protect.audit)
+app.command("explain")(explain.explain)
+app.command("doctor")(doctor.doctor)
 app.add_typer(world.app, name="world")
 app.add_typer(evaluate.app, name="evaluate")
 

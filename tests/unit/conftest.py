@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from fake_hub import FakeHub, aim
+from huggingface_hub import close_session
 from transformers import CLIPConfig, CLIPModel
 
 from safeencoders.pictoworld import scenes
@@ -72,3 +74,20 @@ def fixed(rows):
         return FixedReader({role: found[role] for role in roles.split()} if roles else found)
 
     return make
+
+
+@pytest.fixture
+def fake_hub(tmp_path, monkeypatch):
+    """Give a Hub on loopback, with this process's huggingface_hub pointed at it and an empty cache."""
+    hub = FakeHub()
+    aim(monkeypatch, hub, tmp_path / "cache")
+    yield hub
+    close_session()
+    hub.close()
+
+
+@pytest.fixture
+def clip_files(clip, tmp_path):
+    """Give the files of the small CLIP as it would lie in a repository."""
+    clip.save_pretrained(tmp_path / "published")
+    return {path.name: path.read_bytes() for path in (tmp_path / "published").iterdir()}

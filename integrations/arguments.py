@@ -1,0 +1,51 @@
+"""What a caller hands to a host, and what a model or pipeline returns: the tensors in it, by name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def embeddings(arguments: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    """Yield each floating tensor handed in under a name with "embed" in it; lists are opened."""
+    for name, value in arguments.items():
+        if "embed" in name and "mask" not in name:
+            for tensor in tensors(value):
+                yield name, tensor
+
+
+def tensors(value: Any) -> Iterator[Tensor]:  # noqa: ANN401  whatever a model or pipeline returns
+    """Yield the floating tensors of two or more dimensions inside tuples, lists and outputs."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        if value.is_floating_point() and value.ndim >= 2:
+            yield value
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from tensors(part)
+    elif isinstance(value, tuple | list):
+        for part in value:
+            yield from tensors(part)
+
+
+def added_tokens(tokenizer: Any) -> tuple[str, ...]:  # noqa: ANN401
+    """Name the tokens somebody added to a tokenizer, the special ones left out, in the order of their ids."""
+    if tokenizer is None:
+        return ()
+    added = tokenizer.get_added_vocab()
+    return tuple(sorted((token for token in added if token not in tokenizer.all_special_tokens), key=added.get))
+
+
+def bound(function: Callable[..., Any], arguments: tuple[Any, ...], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a call's arguments by name; one that does not fit the signature fails in the call itself, in its words."""
+    try:
+        found = inspect.signature(function).bind_partial(*arguments, **options).arguments
+    except TypeError:
+        return dict(options)
+    extra = found.pop("kwargs", {})
+    return {**found, **(extra if isinstance(extra, dict) else {})}

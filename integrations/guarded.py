@@ -1,0 +1,154 @@
+"""The class of a guarded instance: a subclass of the host's own under the same name, which asks the guard first."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from safeencoders.errors import HostError
+from safeencoders.integrations.arguments import added_tokens, bound
+from safeencoders.integrations.guard import Guard
+
+KEY = "_safeencoders_guard"
+_ENCODES = ("encode_prompt", "_encode_prompt", "encode_image", "_encode_image")
+_REGISTERS = ("register_modules", "register_components", "update_components")
+
+
+def attach(host: Any, guard: Guard) -> None:  # noqa: ANN401  any host
+    """Put the guard between the host and its callers; the host's attributes stay as they are."""
+    host.__dict__[KEY] = guard
+    kind: Any = type(host)
+    host.__class__ = _class(kind)
+
+
+def detach(host: Any) -> None:  # noqa: ANN401
+    """Make the host an instance of its plain class again."""
+    guard: Guard = host.__dict__.pop(KEY)
+    guard.close()
+    host.__class__ = type(host).__bases__[0]
+
+
+def guard_of(host: Any) -> Guard | None:  # noqa: ANN401
+    """Return the host's guard, or None."""
+    found: Guard | None = getattr(host, "__dict__", {}).get(KEY)
+    return found
+
+
+@functools.cache
+def _class(base: type) -> type:
+    """Return the guarded form of a class; it has the base's name, so what is saved names the plain class."""
+    members: dict[str, Any] = {
+        "__module__": base.__module__,
+        "__qualname__": base.__qualname__,
+        "__doc__": base.__doc__,
+        "__call__": _called(base),
+        "__setattr__": _set,
+        "__deepcopy__": _deepcopy,
+        "__reduce_ex__": _reduce,
+    }
+    members |= {name: _encoding(getattr(base, name)) for name in _ENCODES if hasattr(base, name)}
+    members |= {name: _registering(getattr(base, name)) for name in _REGISTERS if hasattr(base, name)}
+    if hasattr(base, "load_textual_inversion"):
+        members["load_textual_inversion"] = _loading_tokens(base.load_textual_inversion)
+    for name in ("load_lora_weights", "fuse_lora"):
+        if hasattr(base, name):
+            members[name] = _loading_lora(getattr(base, name))
+    return type(base.__name__, (base,), members)
+
+
+def _guard(host: Any) -> Guard:  # noqa: ANN401
+    found: Guard = host.__dict__[KEY]
+    return found
+
+
+def _called(base: Any) -> Callable[..., Any]:  # noqa: ANN401
+    @functools.wraps(base.__call__)
+    def call(self: Any, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401
+        with _guard(self).calling(self, bound(base.__call__, (self, *arguments), options)):
+            return base.__call__(self, *arguments, **options)
+
+    return call
+
+
+def _encoding(plain: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(plain)
+    def encode(self: Any, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401
+        named = bound(plain, (self, *arguments), options)
+        return _guard(self).encoding(named, lambda: plain(self, *arguments, **options))
+
+    return encode
+
+
+def _registering(plain: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(plain)
+    def register(self: Any, **modules: Any) -> Any:  # noqa: ANN401
+        with _guard(self).admitting(self, modules):
+            return plain(self, **modules)
+
+    return register
+
+
+def _loading_tokens(plain: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(plain)
+    def load(self: Any, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401
+        guard = _guard(self)
+        before = {name: set(added_tokens(slot.tokenizer)) for name, slot in guard.slots.items()}
+
+        def undo() -> None:
+            for name, slot in guard.slots.items():
+                new = [token for token in added_tokens(slot.tokenizer) if token not in before[name]]
+                if new:
+                    self.unload_textual_inversion(new, tokenizer=slot.tokenizer, text_encoder=slot.tower)
+
+        return guard.screened(4, lambda: plain(self, *arguments, **options), undo)
+
+    return load
+
+
+def _loading_lora(plain: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(plain)
+    def load(self: Any, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401
+        before = _adapters(self)
+
+        def undo() -> None:
+            if plain.__name__ == "fuse_lora":
+                self.unfuse_lora()
+            elif not before:
+                self.unload_lora_weights()
+            else:
+                self.delete_adapters(sorted(_adapters(self) - before))
+
+        return _guard(self).screened(5, lambda: plain(self, *arguments, **options), undo)
+
+    return load
+
+
+def _adapters(host: Any) -> set[str]:  # noqa: ANN401
+    return {name for names in host.get_list_adapters().values() for name in names}
+
+
+def _set(self: Any, name: str, value: Any) -> None:  # noqa: ANN401
+    guard = self.__dict__.get(KEY)
+    if guard is not None:
+        guard.replacing(self, name, value)
+    super(type(self), self).__setattr__(name, value)
+
+
+def _deepcopy(self: Any, memo: dict[int, Any]) -> Any:  # noqa: ANN401
+    """Copy the host with its safe towers; the copy is guarded too, and only the original can be unprotected."""
+    guard: Guard = _guard(self)
+    base: Any = type(self).__bases__[0]
+    twin = base.__new__(base)
+    memo[id(self)] = twin
+    twin.__dict__.update({name: copy.deepcopy(value, memo) for name, value in self.__dict__.items() if name != KEY})
+    attach(twin, guard.twin(twin))
+    return twin
+
+
+def _reduce(self: Any, _protocol: object) -> Any:  # noqa: ANN401
+    raise HostError(
+        f"expected something to pickle, got a guarded {type(self).__name__}, whose guard would be lost: save it with "
+        "save_pretrained and protect it again where it is loaded, or unprotect it first"
+    )

@@ -1,0 +1,181 @@
+"""The 17 ways round a safe text encoder in a pipeline, and how each stands in a host under a policy.
+
+The list is that of the ways known to the authors when the guard was written; each has an attack and a benign twin in
+tests/integration/test_holes.py. "Closed" means refused, or measured and taken back; "watched" means an event is logged
+and handed to the callback; "open" means nothing happens.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from safeencoders.integrations.coverage import HoleReport, SlotReport, Status
+from safeencoders.integrations.events import Policy
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What of a host the rules need.
+
+    Attributes:
+        policy: None when the host is not protected.
+        parameters: names its ``__call__`` takes.
+        methods: names of its public methods.
+        clip_skip_broken: whether this stack's ``clip_skip`` fails in this host before any tower is asked.
+    """
+
+    policy: Policy | None
+    parameters: frozenset[str]
+    methods: frozenset[str]
+    clip_skip_broken: bool
+
+
+def facts(host: Any, policy: Policy | None) -> Facts:  # noqa: ANN401  any host
+    """Look at a host's class and towers."""
+    kind = type(host)
+    parameters = frozenset(inspect.signature(kind.__call__).parameters)
+    methods = frozenset(name for name in dir(kind) if not name.startswith("_"))
+    encode = getattr(kind, "encode_prompt", None)
+    broken = (
+        encode is not None
+        and "clip_skip" in parameters
+        and "text_encoder.text_model" in inspect.getsource(inspect.unwrap(encode))
+        and not hasattr(getattr(host, "text_encoder", None), "text_model")
+    )
+    return Facts(policy, parameters, methods, broken)
+
+
+Rule = Callable[[Facts, SlotReport], tuple[Status, str]]
+
+
+@dataclass(frozen=True)
+class Hole:
+    """One hole: its number and title, what it concerns, and how it stands."""
+
+    number: int
+    title: str
+    concerns: str  # "text" or "vision" slots, or "host"
+    rule: Rule
+
+
+def _guarded(warn: Status, strict: Status, why: str) -> Rule:
+    """Return a rule for what only the guard can see."""
+
+    def rule(facts: Facts, _slot: SlotReport) -> tuple[Status, str]:
+        if facts.policy in (None, "off"):
+            return "open", "no guard is installed"
+        return (strict if facts.policy == "strict" else warn), why
+
+    return rule
+
+
+def _if(condition: Callable[[Facts, SlotReport], bool], rule: Rule, otherwise: str) -> Rule:
+    return lambda facts, slot: rule(facts, slot) if condition(facts, slot) else ("does not apply", otherwise)
+
+
+def _always(status: Status, why: str) -> Rule:
+    return lambda _facts, _slot: (status, why)
+
+
+def _takes(*endings: str) -> Callable[[Facts, SlotReport], bool]:
+    return lambda facts, _slot: any(name.endswith(endings) for name in facts.parameters)
+
+
+def _clip_skip(facts: Facts, slot: SlotReport) -> tuple[Status, str]:
+    if "clip_skip" not in facts.parameters:
+        return "does not apply", "the host has no clip_skip"
+    if facts.clip_skip_broken:
+        return "broken upstream", "clip_skip fails in this host with the installed transformers, whatever the tower"
+    if slot.trained_on and any(field.startswith(("penultimate", "hidden")) for field in slot.trained_on):
+        return _guarded("watched", "closed", "a layer the encoder was not trained on is reported, or refused")(
+            facts, slot
+        )
+    why = "the encoder was not trained on the layers clip_skip reads; its use is reported, or refused"
+    return _guarded("watched", "closed", why)(facts, slot)
+
+
+def _image(facts: Facts, slot: SlotReport) -> tuple[Status, str]:
+    if slot.state == "empty":
+        why = "no image encoder is loaded; one that comes later is reported, or refused"
+        return _guarded("watched", "closed", why)(facts, slot)
+    return _guarded("watched", "closed", "image embeddings the safe tower did not make are reported, or refused")(
+        facts, slot
+    )
+
+
+_LORA = "measured with the canaries at loading and fusing, and taken back when redirection falls"
+_TOKEN = "each new token is measured in safe sentences, and taken back when it leads to something unsafe"  # noqa: S105
+_FOREIGN = "embeddings that the host's own towers did not make are reported, or refused"
+_WEIGHTS = "weights and blends of own embeddings pass; amplification beyond 4 is reported, or refused"
+_REPLACED = "what takes the tower's place is measured at once, weights changed in place before the next call"
+_DERIVED = "they carry the safe tower but not the guard: protect them again; selfcheck measures a tower in another form"
+_CACHE = "embeddings from before a restart count as foreign; removing a checker is reported, or refused"
+_CHANGED = "a changed tower or tokenizer is measured with the canaries before the next call"
+_DENOISER = "no encoder can hold back a denoiser that was taught the concept"
+_TEXT = "fewer attacks succeed than on the original (see redteam), and nothing stops the rest"
+_IMPLICIT = "an encoder redirects what it was trained on (see its card), and nothing stops the rest"
+_START = "what a picture or latents bring passes no text tower"
+_NO_EMBEDS = "the host takes no such embeddings"
+
+
+def _has(method: str) -> Callable[[Facts, SlotReport], bool]:
+    return lambda facts, _slot: method in facts.methods
+
+
+def _conditions_images(facts: Facts, slot: SlotReport) -> bool:
+    return slot.state != "empty" or "load_ip_adapter" in facts.methods
+
+
+HOLES = (
+    Hole(1, "embeddings instead of a prompt", "text",
+         _if(_takes("prompt_embeds"), _guarded("watched", "closed", _FOREIGN), _NO_EMBEDS)),
+    Hole(2, "prompt weighting", "text",
+         _if(_takes("prompt_embeds"), _guarded("watched", "watched", _WEIGHTS), _NO_EMBEDS)),
+    Hole(3, "another layer than the trained one (clip_skip)", "text", _clip_skip),
+    Hole(4, "textual inversion after the swap", "text",
+         _if(_has("load_textual_inversion"), _guarded("closed", "closed", _TOKEN), "the host loads none")),
+    Hole(5, "LoRA in the text encoder, loaded or fused", "text",
+         _if(_has("load_lora_weights"), _guarded("closed", "closed", _LORA), "the host loads none")),
+    Hole(6, "a denoiser taught again (LoRA, DreamBooth, another checkpoint)", "host", _always("open", _DENOISER)),
+    Hole(7, "the tower replaced", "text", _guarded("watched", "closed", _REPLACED)),
+    Hole(8, "a text encoder left alone", "text", _always("closed", "a safe tower is in it")),
+    Hole(9, "second and negative prompts", "text",
+         _always("closed", "they pass the same safe tower; pushing away from a harmless word stays possible")),
+    Hole(10, "adversarial text", "text", _always("open", _TEXT)),
+    Hole(11, "unsafe without an unsafe word", "text", _always("open", _IMPLICIT)),
+    Hole(12, "pictures and latents to start from", "host",
+         _if(_takes("image", "latents", "video"), _always("open", _START), "the host starts from noise only")),
+    Hole(13, "image conditioning", "vision", _if(_conditions_images, _image, "the host has no image conditioning")),
+    Hole(14, "negative embeddings", "text",
+         _if(_takes("negative_prompt_embeds"), _guarded("watched", "closed", _FOREIGN), _NO_EMBEDS)),
+    Hole(15, "derived, saved or exported pipelines", "text", _guarded("watched", "watched", _DERIVED)),
+    Hole(16, "embeddings from a cache, the safety checker removed", "host", _guarded("watched", "closed", _CACHE)),
+    Hole(17, "quantised tower, other tokenizer", "text", _guarded("watched", "watched", _CHANGED)),
+)  # fmt: skip
+
+
+def report(facts: Facts, slots: tuple[SlotReport, ...]) -> Iterator[HoleReport]:
+    """Yield how every hole stands: for each slot it concerns, or once for the host."""
+    for hole in HOLES:
+        concerned = [slot for slot in slots if slot.kind == hole.concerns and not (
+            slot.state == "empty" and hole.concerns == "text")]  # fmt: skip
+        if hole.concerns == "host":
+            status, why = hole.rule(facts, SlotReport("", "text", "", "open"))
+            yield HoleReport(hole.number, hole.title, None, status, why)
+        elif not concerned:
+            yield HoleReport(hole.number, hole.title, None, "does not apply", f"the host has no {hole.concerns} tower")
+        for slot in concerned:
+            yield HoleReport(hole.number, hole.title, slot.name, *_in_slot(hole, facts, slot, slots))
+
+
+def _in_slot(hole: Hole, facts: Facts, slot: SlotReport, slots: tuple[SlotReport, ...]) -> tuple[Status, str]:
+    texts = sum(other.kind == "text" and other.state != "empty" for other in slots)
+    if hole.number == 8 and texts == 1:
+        return "does not apply", "the host has one text encoder only"
+    status, why = hole.rule(facts, slot)
+    if status == "does not apply" or slot.state != "open":
+        return status, why
+    return "open", "no safe tower is in this component"
