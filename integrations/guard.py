@@ -38,7 +38,6 @@ class Watched:
     tokenizer: Any
     canary: Canary | None
     good: str = ""
-    tokens: tuple[str, ...] = ()
 
 
 @dataclass
@@ -66,7 +65,6 @@ class Guard:
         self._hooks = {name: slot.tower.register_forward_hook(Recorder(self)) for name, slot in self.slots.items()}
         for slot in self.slots.values():
             slot.good = state(slot.tower, slot.tokenizer)
-            slot.tokens = added_tokens(slot.tokenizer)
 
     def twin(self, host: Any) -> Guard:  # noqa: ANN401
         """Return a guard for a copy of the host, which holds copies of the towers."""
@@ -209,11 +207,13 @@ class Guard:
         if now == slot.good:
             return
         margins = self.measure(name)
-        if margins is not None and margins.alarm:
-            self.report(17, name, f"the tower or its tokenizer was changed: {_why(margins)}")
+        if margins is not None and not margins.alarm:
+            slot.good = now
+            self.report(17, name, "the tower or its tokenizer was changed and redirection holds", noted=True)
             return
-        slot.good, slot.tokens = now, added_tokens(slot.tokenizer)
-        self.report(17, name, "the tower or its tokenizer was changed and redirection holds", noted=True)
+        self.report(17, name, f"the tower or its tokenizer was changed: {_why(margins)}")
+        if margins is None:
+            slot.good = now  # told once is enough
 
     def _adapter_scale(self, arguments: Mapping[str, Any]) -> None:
         """Measure the towers at the LoRA scale this call asks for."""
@@ -238,7 +238,7 @@ class Guard:
             if failed:
                 undo()
             for slot in self.slots.values():
-                slot.good, slot.tokens = state(slot.tower, slot.tokenizer), added_tokens(slot.tokenizer)
+                slot.good = state(slot.tower, slot.tokenizer)
             for name, margins in failed:
                 self.report(hole, name, f"what was loaded was taken back: {_why(margins)}", action="undone")
         return found

@@ -33,7 +33,7 @@ def test_the_probe_sees_a_heavy_package() -> None:
     assert loaded_by("import numpy")[1] == {"numpy"}
 
 
-@pytest.mark.parametrize("words", ["", "world", "world build", "evaluate retrieval", "quickstart"])
+@pytest.mark.parametrize("words", ["", "world", "world build", "evaluate retrieval", "quickstart", "audit", "explain"])
 def test_help_loads_nothing_heavy(words: str) -> None:
     arguments = [*words.split(), "--help"]
     assert loaded_by(f"from safeencoders.cli.main import main; assert main({arguments!r}) == 0")[1] == set()
