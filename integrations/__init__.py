@@ -9,4 +9,10 @@ if not __name__.startswith("safeencoders."):
 from safeencoders.integrations.host import Host
 from safeencoders.registry import Registry
 
-hosts: Registry[Host] = Registry("host", {"diffusers": "safeencoders.integrations.diffusers:DiffusersHost"})
+hosts: Registry[Host] = Registry(
+    "host",
+    {
+        "diffusers": "safeencoders.integrations.diffusers:DiffusersHost",
+        "open_clip": "safeencoders.integrations.open_clip_host:OpenClipHost",
+    },
+)

@@ -27,6 +27,8 @@ _NEEDED = ("unet", "transformer", "prior", "vae", "scheduler")  # of a modular p
 class DiffusersHost:
     """A pipeline of diffusers; stateless."""
 
+    guarded = True
+
     @staticmethod
     def accepts(host: Any) -> bool:  # noqa: ANN401  any object
         """Say whether an object is a pipeline of diffusers; diffusers is not imported for it."""
@@ -42,6 +44,11 @@ class DiffusersHost:
     def others(host: Any) -> tuple[Other, ...]:  # noqa: ANN401  any pipeline
         """List what else reads prompts or images."""
         return slots.others_of(host.components)
+
+    @staticmethod
+    def reads(host: Any, slot: Slot) -> tuple[str, ...]:  # noqa: ANN401  any pipeline
+        """Measure which fields of a tower's output reach what the pipeline's encode function returns."""
+        return slots.reads(host, slot)
 
     @staticmethod
     def check(host: Any, towers: Mapping[str, nn.Module]) -> None:  # noqa: ANN401  any pipeline

@@ -21,6 +21,7 @@ from safeencoders.errors import BypassError
 from safeencoders.integrations.arguments import added_tokens, embeddings, tensors
 from safeencoders.integrations.events import Action, Event, Listener, Policy, publish
 from safeencoders.integrations.ownership import Ledger
+from safeencoders.integrations.slots import component
 from safeencoders.integrations.state import state
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class Guard:
         slots = {}
         for name, slot in self.slots.items():
             tokenizer = getattr(host, slot.tokenizer_name) if slot.tokenizer_name else None
-            slots[name] = Watched(getattr(host, name), slot.tokenizer_name, tokenizer, slot.canary)
+            slots[name] = Watched(component(host, name), slot.tokenizer_name, tokenizer, slot.canary)
         return Guard(self.policy, slots, self.vision, self.listener)
 
     def close(self) -> None:
@@ -196,7 +197,7 @@ class Guard:
                 self.report(17, slot_name, "another tokenizer came in and redirection holds", noted=True)
 
     def _still_good(self, host: Any, name: str) -> None:  # noqa: ANN401
-        slot, present = self.slots[name], getattr(host, name, None)
+        slot, present = self.slots[name], component(host, name)
         if present is not slot.tower:
             self._new_tower(name, present)
             return

@@ -24,12 +24,14 @@ class Facts:
         policy: None when the host is not protected.
         parameters: names its ``__call__`` takes.
         methods: names of its public methods.
+        pipeline: whether it is a pipeline with a denoiser; a CLIP or a language model is none.
         clip_skip_broken: whether this stack's ``clip_skip`` fails in this host before any tower is asked.
     """
 
     policy: Policy | None
     parameters: frozenset[str]
     methods: frozenset[str]
+    pipeline: bool
     clip_skip_broken: bool
 
 
@@ -45,7 +47,7 @@ def facts(host: Any, policy: Policy | None) -> Facts:  # noqa: ANN401  any host
         and "text_encoder.text_model" in inspect.getsource(inspect.unwrap(encode))
         and not hasattr(getattr(host, "text_encoder", None), "text_model")
     )
-    return Facts(policy, parameters, methods, broken)
+    return Facts(policy, parameters, methods, hasattr(host, "components"), broken)
 
 
 Rule = Callable[[Facts, SlotReport], tuple[Status, str]]
@@ -119,10 +121,15 @@ _TEXT = "fewer attacks succeed than on the original (see redteam), and nothing s
 _IMPLICIT = "an encoder redirects what it was trained on (see its card), and nothing stops the rest"
 _START = "what a picture or latents bring passes no text tower"
 _NO_EMBEDS = "the host takes no such embeddings"
+_NO_PIPELINE = "the host is no pipeline"
 
 
 def _has(method: str) -> Callable[[Facts, SlotReport], bool]:
     return lambda facts, _slot: method in facts.methods
+
+
+def _is_pipeline(facts: Facts, _slot: SlotReport) -> bool:
+    return facts.pipeline
 
 
 def _conditions_images(facts: Facts, slot: SlotReport) -> bool:
@@ -139,7 +146,8 @@ HOLES = (
          _if(_has("load_textual_inversion"), _guarded("closed", "closed", _TOKEN), "the host loads none")),
     Hole(5, "LoRA in the text encoder, loaded or fused", "text",
          _if(_has("load_lora_weights"), _guarded("closed", "closed", _LORA), "the host loads none")),
-    Hole(6, "a denoiser taught again (LoRA, DreamBooth, another checkpoint)", "host", _always("open", _DENOISER)),
+    Hole(6, "a denoiser taught again (LoRA, DreamBooth, another checkpoint)", "host",
+         _if(_is_pipeline, _always("open", _DENOISER), _NO_PIPELINE)),
     Hole(7, "the tower replaced", "text", _guarded("watched", "closed", _REPLACED)),
     Hole(8, "a text encoder left alone", "text", _always("closed", "a safe tower is in it")),
     Hole(9, "second and negative prompts", "text",
@@ -152,7 +160,8 @@ HOLES = (
     Hole(14, "negative embeddings", "text",
          _if(_takes("negative_prompt_embeds"), _guarded("watched", "closed", _FOREIGN), _NO_EMBEDS)),
     Hole(15, "derived, saved or exported pipelines", "text", _guarded("watched", "watched", _DERIVED)),
-    Hole(16, "embeddings from a cache, the safety checker removed", "host", _guarded("watched", "closed", _CACHE)),
+    Hole(16, "embeddings from a cache, the safety checker removed", "host",
+         _if(_is_pipeline, _guarded("watched", "closed", _CACHE), _NO_PIPELINE)),
     Hole(17, "quantised tower, other tokenizer", "text", _guarded("watched", "watched", _CHANGED)),
 )  # fmt: skip
 

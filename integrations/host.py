@@ -27,7 +27,13 @@ class Swap(Protocol):
 
 
 class Host(Protocol):
-    """One kind of host; stateless."""
+    """One kind of host; stateless.
+
+    Attributes:
+        guarded: whether a guard can stand between such a host and its callers.
+    """
+
+    guarded: bool
 
     @staticmethod
     def accepts(host: Any) -> bool:  # noqa: ANN401
@@ -40,6 +46,10 @@ class Host(Protocol):
     @staticmethod
     def others(host: Any) -> tuple[Other, ...]:  # noqa: ANN401
         """List what else reads prompts or images."""
+
+    @staticmethod
+    def reads(host: Any, slot: Slot) -> tuple[str, ...]:  # noqa: ANN401
+        """Say which fields of a tower's output the host takes; ("unknown",) when it cannot be told."""
 
     @staticmethod
     def check(host: Any, towers: Mapping[str, nn.Module]) -> None:  # noqa: ANN401

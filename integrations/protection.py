@@ -16,7 +16,7 @@ from safeencoders.integrations.coverage import Coverage, SlotReport, State
 from safeencoders.integrations.events import POLICIES, Listener, Policy
 from safeencoders.integrations.guard import Guard, Watched
 from safeencoders.integrations.holes import facts, report
-from safeencoders.integrations.slots import Slot, reads
+from safeencoders.integrations.slots import Slot
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from safeencoders.integrations.host import Host, Swap
 
 KEY = "_safeencoders"
+_CALLS = {"__call__", "_call_impl", "generate"}  # a pipeline's, a module's, a language model's
 _LIMITS = (
     "An encoder cannot protect from what does not pass it: pictures and latents to start from, a denoiser taught "
     "again, and whoever owns the process."
@@ -43,6 +44,10 @@ class Protection:
     swap: Swap | None  # None in a copy, which cannot be unprotected
     notes: tuple[str, ...]
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle without the kept originals, so that a model that is no pipeline still pickles."""
+        return {**vars(self), "swap": None}
+
     def __deepcopy__(self, _memo: object) -> Protection:
         """Copy for a copied host: the kept originals stay with the first one."""
         return replace(self, swap=None)
@@ -52,7 +57,7 @@ def protect(host: Any, *, encoders: Any = None, policy: Policy = "warn", on_even
     """Swap safe towers into a host, guard them, and report what is covered and what stays open.
 
     Args:
-        host: a diffusers pipeline.
+        host: a diffusers pipeline, or an open_clip model, which can be measured but not guarded: its policy is "off".
         encoders: None for what the catalog has for this host; a name, a folder, a tower, or {slot: one of these}.
         policy: "warn" reports what goes round the towers; "strict" refuses it with BypassError, and refuses to protect
             a host of which a text encoder would stay open; "off" swaps and reports, without a guard.
@@ -87,7 +92,8 @@ def protect(host: Any, *, encoders: Any = None, policy: Policy = "warn", on_even
             f"policy 'strict': {', '.join(left)} would stay unprotected. Give an encoder for each with "
             "encoders={slot: ...}, remove the component where the host can do without, or use policy='warn'"
         )
-    measured = {slot.name: reads(host, slot) for slot in slots if slot.tower is not None}
+    policy = policy if kind.guarded else "off"
+    measured = {slot.name: kind.reads(host, slot) for slot in slots if slot.tower is not None}
     canaries = {slot.name: Canary.make(slot.tower, towers[slot.name], slot.tokenizer, measured[slot.name])
                 for slot in slots if slot.name in towers and slot.kind == "text" and slot.tower}  # fmt: skip
     swap = kind.swap(host, towers)
@@ -151,10 +157,11 @@ def verify(host: Any) -> Coverage:  # noqa: ANN401
     if protection is None:
         raise HostError("expected a protected host, got one that is not; call safeencoders.protect(host) first")
     measured = selfcheck(host)
+    hashes = {slot.name: fingerprint(slot.tower) for slot in _kind(host).slots(host) if slot.tower is not None}
     slots, notes = [], []
     for slot in found.slots:
         margins = measured.get(slot.name)
-        same = slot.name in protection.hashes and fingerprint(getattr(host, slot.name)) == protection.hashes[slot.name]
+        same = slot.name in hashes and hashes[slot.name] == protection.hashes.get(slot.name)
         if slot.encoder and margins is not None:
             notes.append(f"{slot.name}: redirection {margins.redirection:.2f} of what was installed, weakest category "
                          f"{margins.worst:.2f}; weights {'as installed' if same else 'changed since'}")  # fmt: skip
@@ -177,13 +184,14 @@ def selfcheck(tower_or_host: Any) -> dict[str, Margins]:  # noqa: ANN401
     protection = _protection(tower_or_host)
     if protection is None:
         return {"text": recognition.measure(tower_or_host)}
-    tokenizers = {slot.name: slot.tokenizer for slot in _kind(tower_or_host).slots(tower_or_host)}
+    slots = {slot.name: slot for slot in _kind(tower_or_host).slots(tower_or_host)}
     guard = guarded.guard_of(tower_or_host)
     found = {}
     for name, canary in protection.canaries.items():
-        tower = getattr(tower_or_host, name)
-        margins = guard.measure(name, tower=tower, tokenizer=tokenizers[name]) if guard else None
-        found[name] = margins or canary.measure(tower, tokenizers[name], added_tokens(tokenizers[name]))
+        tower: Any = slots[name].tower
+        tokenizer = slots[name].tokenizer
+        margins = guard.measure(name, tower=tower, tokenizer=tokenizer) if guard else None
+        found[name] = margins or canary.measure(tower, tokenizer, added_tokens(tokenizer))
     return found
 
 
@@ -204,7 +212,7 @@ def _refuse_while_generating(host: Any) -> None:  # noqa: ANN401
     for frame in sys._current_frames().values():  # noqa: SLF001  there is no public name for it
         at: Any = frame
         while at is not None:
-            if at.f_code.co_name == "__call__" and at.f_locals.get("self") is host:
+            if at.f_code.co_name in _CALLS and at.f_locals.get("self") is host:
                 raise BusyError("the host is generating in this process; wait until it is done, then call again")
             at = at.f_back
 
@@ -246,7 +254,7 @@ def _slot(host: Any, slot: Slot, protection: Protection | None) -> SlotReport:  
 
 def _unprotected(host: Any, slot: Slot, known: str | None = None) -> SlotReport:  # noqa: ANN401
     """Report a slot that nothing here protects; a shipped tower may be in it all the same."""
-    report = SlotReport(slot.name, slot.kind, type(slot.tower).__name__, "open", reads=reads(host, slot))
+    report = SlotReport(slot.name, slot.kind, type(slot.tower).__name__, "open", reads=_kind(host).reads(host, slot))
     if known is None:
         return report
     trained = recognition.trained_on(known, slot.kind)

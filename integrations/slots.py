@@ -114,6 +114,13 @@ def annotated(host: object) -> dict[str, tuple[object, ...]]:
     return {name: get_args(spec.type_hint) or (spec.type_hint,) for name, spec in specs.items()}
 
 
+def component(host: object, name: str) -> Any:  # noqa: ANN401  whatever is there
+    """Return what a host holds under a slot's name, which may be a path such as "model.vision_tower"; None: nothing."""
+    for part in name.split("."):
+        host = getattr(host, part, None)
+    return host
+
+
 def held_inside(host: object, slot: Slot) -> Iterator[tuple[Any, str]]:
     """Give the pipelines inside a host that hold a slot's tower too, each with its name for it.
 

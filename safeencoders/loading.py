@@ -242,7 +242,8 @@ def _whole(name: str, revision: str | None, strength: float) -> Any:  # noqa: AN
 
 def _heads(name: str, revision: str | None) -> dict[str, Tensor]:
     """Return the two projections and the logit scale of an encoder, or of its base."""
-    listed, state = catalog.find(name), {}
+    listed = catalog.find(name)
+    state: dict[str, Tensor] = {}
     shipped = listed is not None and listed.repo is None
     for tower in TOWERS if listed is None else listed.towers:
         folder = models.checked(models.CLIP) if shipped else encoder_folder(name, tower, revision=revision)

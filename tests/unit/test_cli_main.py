@@ -85,7 +85,10 @@ def test_help_documents_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> No
 
 @pytest.mark.parametrize(
     "command",
-    ["quickstart", "world build", "world preview", "world stats", "evaluate retrieval", "evaluate generation"],
+    [
+        *("quickstart", "world build", "world preview", "world stats", "evaluate retrieval", "evaluate generation"),
+        *("protect", "audit", "redteam", "explain", "doctor"),
+    ],
 )
 def test_every_command_shows_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*command.split(), "--help"]) == 0

@@ -12,6 +12,7 @@ FULL = Facts(
     "warn",
     frozenset({"prompt", "prompt_embeds", "negative_prompt_embeds", "clip_skip", "latents"}),
     frozenset({"load_lora_weights", "load_textual_inversion", "load_ip_adapter"}),
+    pipeline=True,
     clip_skip_broken=False,
 )
 SAFE = SlotReport("text_encoder", "text", "CLIPTextModel", "protected", "pictoworld", ("last",), ("last",))
@@ -32,13 +33,13 @@ def test_there_are_seventeen_holes_numbered_in_order():
 
 @pytest.mark.parametrize("policy", [None, "off", "warn", "strict"])
 def test_every_hole_is_reported_under_every_policy(policy):
-    facts = Facts(policy, FULL.parameters, FULL.methods, clip_skip_broken=False)
+    facts = Facts(policy, FULL.parameters, FULL.methods, pipeline=True, clip_skip_broken=False)
     assert {number for number, _ in statuses(facts, SAFE)} == set(range(1, 18))
 
 
 def test_strict_closes_what_warn_watches_and_no_guard_leaves_open():
     for policy, expected in ((None, "open"), ("off", "open"), ("warn", "watched"), ("strict", "closed")):
-        facts = Facts(policy, FULL.parameters, FULL.methods, clip_skip_broken=False)
+        facts = Facts(policy, FULL.parameters, FULL.methods, pipeline=True, clip_skip_broken=False)
         assert statuses(facts, SAFE)[1, "text_encoder"] == expected
 
 
@@ -55,13 +56,13 @@ def test_every_text_hole_of_an_unprotected_slot_is_open_and_the_worst_slot_count
 
 @pytest.mark.parametrize("number", [1, 2, 4, 5, 12, 14])
 def test_what_the_host_cannot_do_does_not_apply(number):
-    bare = Facts("warn", frozenset({"prompt"}), frozenset(), clip_skip_broken=False)
+    bare = Facts("warn", frozenset({"prompt"}), frozenset(), pipeline=True, clip_skip_broken=False)
     found = {hole.number: hole.status for hole in report(bare, (SAFE,))}
     assert found[number] == "does not apply"
 
 
 def test_clip_skip_is_judged_by_what_the_encoder_was_trained_on_and_by_whether_it_works():
-    broken = Facts("warn", FULL.parameters, FULL.methods, clip_skip_broken=True)
+    broken = Facts("warn", FULL.parameters, FULL.methods, pipeline=True, clip_skip_broken=True)
     assert statuses(broken, SAFE)[3, "text_encoder"] == "broken upstream"
     assert statuses(FULL, SAFE)[3, "text_encoder"] == "watched"
 
