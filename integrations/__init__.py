@@ -13,6 +13,7 @@ hosts: Registry[Host] = Registry(
     "host",
     {
         "diffusers": "safeencoders.integrations.diffusers:DiffusersHost",
+        "llava": "safeencoders.integrations.llava:LlavaHost",
         "open_clip": "safeencoders.integrations.open_clip_host:OpenClipHost",
     },
 )

@@ -76,8 +76,10 @@ class Coverage:
 
     @property
     def complete(self) -> bool:
-        """Say whether there is a text component and every one is protected."""
-        return not self.open_text and any(slot.kind == "text" and slot.encoder for slot in self.slots)
+        """Say whether every text component is protected; in a host without any, every image component."""
+        filled = [slot for slot in self.slots if slot.kind != "judge" and slot.state != "empty"]
+        asked = [slot for slot in filled if slot.kind == "text"] or filled
+        return bool(asked) and all(slot.encoder for slot in asked)
 
     def status(self, number: int) -> Status:
         """Return a hole's status over all slots: the worst of them."""
@@ -146,11 +148,9 @@ class Coverage:
         """Say in one line how the host stands."""
         if self.policy is None:
             return f"{self.host}: {'safe towers, no guard' if self.complete else 'not protected'}"
-        state = (
-            "every text tower is protected"
-            if self.complete
-            else f"OPEN: {', '.join(self.open_text) or 'no text tower'}"
-        )
+        kind = "text" if any(slot.kind == "text" for slot in self.slots) else "vision"
+        found = [slot.name for slot in self.slots if slot.kind == kind and slot.state == "open"]
+        state = f"every {kind} tower is protected" if self.complete else f"OPEN: {', '.join(found)}"
         return f"{self.host}, policy {self.policy}: {state}"
 
 

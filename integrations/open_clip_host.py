@@ -118,10 +118,7 @@ class Swap:
         except BaseException:
             self.undo()
             raise
-        self.notes = (
-            "the model keeps its own projections and logit scale",
-            "an open_clip model is not guarded: verify() says whether the towers are still what was put in",
-        )
+        self.notes = ("the model keeps its own projections and logit scale",)
 
     def undo(self) -> None:
         """Put back what was there, bit for bit, wherever the model was moved since. Done once; then it is a no-op."""

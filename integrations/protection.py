@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 KEY = "_safeencoders"
 _CALLS = {"__call__", "_call_impl", "generate"}  # a pipeline's, a module's, a language model's
+_UNGUARDED = "A host of this kind is swapped and measured, not guarded: verify it when something may have changed."
 _LIMITS = (
     "An encoder cannot protect from what does not pass it: pictures and latents to start from, a denoiser taught "
     "again, and whoever owns the process."
@@ -100,7 +101,8 @@ def protect(host: Any, *, encoders: Any = None, policy: Policy = "warn", on_even
     try:
         origins = {name: choice.origin for name, choice in choices.items()}
         hashes = {name: fingerprint(tower) for name, tower in swap.towers.items()}
-        vars(host)[KEY] = Protection(policy, origins, measured, canaries, hashes, swap, tuple(swap.notes))
+        notes = tuple(swap.notes) if kind.guarded else (*swap.notes, _UNGUARDED)
+        vars(host)[KEY] = Protection(policy, origins, measured, canaries, hashes, swap, notes)
         if policy != "off":
             guarded.attach(host, _guard(kind, host, policy, swap.towers, canaries, on_event))
     except BaseException:

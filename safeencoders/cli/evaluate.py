@@ -1,6 +1,7 @@
 """`safeencoders evaluate`: measure an encoder, always with intervals and with where the number comes from."""
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -8,7 +9,9 @@ import typer
 from safeencoders.cli.options import Data, Encoder, JsonFile, Seed, WorldSeed
 
 app = typer.Typer(
-    no_args_is_help=True, help="Measure an encoder: what unsafe prompts retrieve, and what a pipeline draws for them."
+    no_args_is_help=True,
+    help="Measure an encoder: what unsafe prompts retrieve, what a pipeline draws for them, and what a language model "
+    "says of unsafe pictures.",
 )
 
 
@@ -67,3 +70,28 @@ def generation(
     from safeencoders.cli.measure import measure_generation
 
     measure_generation(encoder, data=data, world_seed=world_seed, n=n, seed=seed, json_file=json)
+
+
+@app.command()
+def description(
+    encoder: Encoder = "pictoworld",
+    data: Data = "pictoworld:test",
+    world_seed: WorldSeed = None,
+    n: Annotated[
+        int, typer.Option("--n", min=2, help="How many unsafe, and how many safe, pictures to describe.")
+    ] = 500,
+    json: JsonFile = None,
+    report: Annotated[
+        Path | None,
+        typer.Option("--report", metavar="FILE", help="Also write a page with pictures and descriptions to this file."),
+    ] = None,
+) -> None:
+    """Describe unsafe and safe pictures with this encoder's vision tower in a small LLaVA, and read what is named.
+
+    The original tower describes the same pictures, once asked plainly and once asked to leave out what is unsafe.
+
+    Example: safeencoders evaluate description --encoder pictoworld --n 100 --json d.json
+    """
+    from safeencoders.cli.describe import measure_description
+
+    measure_description(encoder, data=data, world_seed=world_seed, n=n, json_file=json, report=report)

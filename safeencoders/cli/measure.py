@@ -15,7 +15,7 @@ from safeencoders.files import write_json
 from safeencoders.fingerprint import fingerprint
 
 if TYPE_CHECKING:
-    from transformers import CLIPTextModel
+    from transformers import CLIPTextModel, CLIPVisionModel
 
     from safeencoders.evaluation.retrieval import Measured
 
@@ -71,9 +71,11 @@ def measure_retrieval(
     }
     print(_retrieval_text(encoder, towers, data, results))
     weights = (
-        _shipped("clip") | _weights(encoder, "text", chosen["text"]) | _weights(encoder, "vision", chosen["vision"])
+        shipped("clip")
+        | tower_weights(encoder, "text", chosen["text"])
+        | tower_weights(encoder, "vision", chosen["vision"])
     )
-    _write(json_file, results, {"world": world, "seed": seed}, {data: found.sha256()}, weights, start)
+    write_results(json_file, results, {"world": world, "seed": seed}, {data: found.sha256()}, weights, start)
 
 
 def measure_generation(
@@ -106,8 +108,8 @@ def measure_generation(
     results = generation(Study(artist, prompts, models.judge()), tower)
     results["sampler"] = {"steps": artist.steps, "guidance": artist.guidance}
     print(_generation_text(encoder, data, results))
-    weights = _shipped("generator", "judge") | _weights(encoder, "text", tower)
-    _write(json_file, results, {"world": world, "noise": seed}, {data: prompts.sha256()}, weights, start)
+    weights = shipped("generator", "judge") | tower_weights(encoder, "text", tower)
+    write_results(json_file, results, {"world": world, "noise": seed}, {data: prompts.sha256()}, weights, start)
 
 
 def refuse_unwritable(path: Path | None) -> None:
@@ -136,7 +138,8 @@ def check_width(encoder: str, tower: Any, original: Any) -> None:  # noqa: ANN40
 
 def _towers(encoder: str, which: str) -> dict[str, Any]:
     """Load the tuned towers that were asked for: "text" and "vision", None where the original stays."""
-    from safeencoders.loading import ORIGINAL, encoder_folder, load
+    from safeencoders.catalog import ORIGINAL
+    from safeencoders.loading import encoder_folder, load
 
     encoder_folder(encoder)  # an unknown name is refused as such, whatever towers were asked for
     if encoder == ORIGINAL:
@@ -221,15 +224,16 @@ def _generation_text(encoder: str, data: str, results: Mapping[str, Any]) -> str
     return f"{head.text()}\n\n{results_table('By part of the set', short).text()}"
 
 
-def _shipped(*parts: str) -> dict[str, str]:
+def shipped(*parts: str) -> dict[str, str]:
+    """Return the recorded hashes of the world's own models."""
     from safeencoders.pictoworld import models
 
     return {name: value for name, value in models.hashes().items() if name.split("/")[0] in parts}
 
 
-def _weights(encoder: str, which: str, tower: CLIPTextModel | None) -> dict[str, str]:
+def tower_weights(encoder: str, which: str, tower: CLIPTextModel | CLIPVisionModel | None) -> dict[str, str]:
     """Return the hashes of the tuned tower: the recorded ones of a shipped encoder, else that of what was loaded."""
-    from safeencoders.loading import ORIGINAL
+    from safeencoders.catalog import ORIGINAL
     from safeencoders.pictoworld import models
 
     if tower is None or encoder == ORIGINAL:
@@ -239,7 +243,7 @@ def _weights(encoder: str, which: str, tower: CLIPTextModel | None) -> dict[str,
     return recorded or {f"{encoder} ({which}, loaded)": fingerprint(tower)}
 
 
-def _write(
+def write_results(
     json_file: Path | None,
     results: Mapping[str, Any],
     seeds: Mapping[str, int],
@@ -247,6 +251,7 @@ def _write(
     weights: Mapping[str, str],
     start: float,
 ) -> None:
+    """Write results with their manifest, where a file was asked for."""
     from safeencoders.provenance import manifest
 
     if json_file is None:

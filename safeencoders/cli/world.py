@@ -32,6 +32,7 @@ class Stage(StrEnum):
     vae = "vae"
     generator = "generator"
     judge = "judge"
+    vlm = "vlm"
     encoders = "encoders"
 
 

@@ -14,12 +14,12 @@ from safeencoders.files import check_sha256, read_json
 
 if TYPE_CHECKING:
     from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
-    from transformers import CLIPModel, CLIPTokenizer
+    from transformers import CLIPModel, CLIPTokenizer, LlavaForConditionalGeneration, LlavaProcessor
 
     from safeencoders.pictoworld.judge import Judge
 
 WEIGHTS = Path(__file__).parent / "weights"
-CLIP, GENERATOR, JUDGE, TOWERS = "clip", "generator", "judge", "towers"
+CLIP, GENERATOR, JUDGE, VLM, TOWERS = "clip", "generator", "judge", "vlm", "towers"
 HASHES = "sha256.json"
 
 
@@ -106,3 +106,20 @@ def judge() -> Judge:
     net = JudgeNet()
     net.load_state_dict({k: v.float() for k, v in load_file(checked(JUDGE) / "model.safetensors").items()})
     return Judge(net)
+
+
+def vlm() -> LlavaForConditionalGeneration:
+    """Return the world's vision-language model with the ORIGINAL vision tower: float32, eval mode, gradients off."""
+    from transformers import LlavaForConditionalGeneration
+
+    model: LlavaForConditionalGeneration = quiet(LlavaForConditionalGeneration, checked(VLM))
+    model.eval().requires_grad_(False)
+    return model
+
+
+def vlm_processor() -> LlavaProcessor:
+    """Return what makes the vision-language model's inputs of pictures and prompts (see ``talk.prompt``)."""
+    from transformers import LlavaProcessor
+
+    loaded: LlavaProcessor = LlavaProcessor.from_pretrained(WEIGHTS / VLM, local_files_only=True, backend="pil")
+    return loaded

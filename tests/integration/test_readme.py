@@ -13,11 +13,12 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
-@pytest.mark.parametrize("code", BLOCKS)
-def test_python_blocks_run(code):
+def test_python_blocks_run_one_after_the_other():
     scope = {}
-    exec(code, scope)  # noqa: S102  our own README
+    for code in BLOCKS:
+        exec(code, scope)  # noqa: S102  our own README
     assert isinstance(scope["image"], Image.Image)
+    assert scope["coverage"].complete
 
 
 def test_there_is_a_python_block():

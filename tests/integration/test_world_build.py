@@ -5,7 +5,7 @@ import json
 
 import pytest
 from diffusers import StableDiffusionPipeline
-from transformers import CLIPModel, CLIPTextModelWithProjection
+from transformers import CLIPModel, CLIPTextModelWithProjection, LlavaForConditionalGeneration
 
 from safeencoders.cli.build import build_world
 from safeencoders.errors import BadInputError
@@ -13,7 +13,7 @@ from safeencoders.files import sha256_file
 from safeencoders.training import recipe
 from safeencoders.training.world import build, generator
 
-STAGES = ["clip", "vae", "generator", "judge", "encoders"]
+STAGES = ["clip", "vae", "generator", "judge", "vlm", "encoders"]
 
 
 @pytest.fixture
@@ -38,8 +38,9 @@ def test_every_stage_makes_a_model_that_loads(tmp_path, capsys):
     assert type(CLIPModel.from_pretrained(weights / "clip")) is CLIPModel
     assert type(CLIPTextModelWithProjection.from_pretrained(weights / "towers/pictoworld/text"))
     assert type(StableDiffusionPipeline.from_pretrained(weights / "generator")) is StableDiffusionPipeline
+    assert type(LlavaForConditionalGeneration.from_pretrained(weights / "vlm")) is LlavaForConditionalGeneration
     hashes = json.loads((weights / "sha256.json").read_text())
-    assert {name.split("/")[0] for name in hashes} >= {"clip", "generator", "judge", "towers"}
+    assert {name.split("/")[0] for name in hashes} >= {"clip", "generator", "judge", "vlm", "towers"}
     assert all(sha256_file(weights / name) == value for name, value in hashes.items())
     assert "all finished" in capsys.readouterr().out
 

@@ -17,7 +17,7 @@ from safeencoders.training.loop import Fit
 from safeencoders.training.readers.pictoworld import PictoworldReader
 from safeencoders.training.recipe import Recipe, read
 from safeencoders.training.run import changed, prepare
-from safeencoders.training.world import autoencoder, clip, export, generator, judge
+from safeencoders.training.world import autoencoder, clip, export, generator, judge, vlm
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -45,6 +45,7 @@ class WorldBuild:
             "vae": self._vae,
             "generator": self._generator,
             "judge": self._judge,
+            "vlm": self._vlm,
             "encoders": self._encoders,
         }
 
@@ -144,6 +145,15 @@ class WorldBuild:
         if fit:
             export.save_judge(task.model, self.weights / "judge")
             self._log("judge", fit)
+        return fit is not None
+
+    def _vlm(self, seconds: float) -> bool:
+        recipe = read("vlm")
+        task = vlm.VlmTask(self._trained_clip().vision_model, recipe.schedule.batch, self.seed)
+        fit = self._fit(task, recipe, seconds)
+        if fit:
+            export.save_vlm(task.model, vlm.processor(), self.weights / "vlm")
+            self._log("vlm", fit)
         return fit is not None
 
     def _encoders(self, seconds: float) -> bool:

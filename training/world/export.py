@@ -20,7 +20,7 @@ from safeencoders.training.export import save_merged, say_float32
 if TYPE_CHECKING:
     from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
     from torch import nn
-    from transformers import CLIPModel, CLIPTokenizer
+    from transformers import CLIPModel, CLIPTokenizer, LlavaForConditionalGeneration, LlavaProcessor
 
     from safeencoders.training.edits import Edit
     from safeencoders.training.objectives.terms import TowerName
@@ -57,6 +57,13 @@ def save_judge(net: nn.Module, folder: Path) -> None:
     """Save the judge's weights."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file({name: value.detach().half() for name, value in net.state_dict().items()}, folder / "model.safetensors")
+
+
+def save_vlm(model: LlavaForConditionalGeneration, processor: LlavaProcessor, folder: Path) -> None:
+    """Save a vision-language model with its processor."""
+    copy.deepcopy(model).half().save_pretrained(folder)
+    processor.save_pretrained(folder)
+    say_float32(folder)
 
 
 def write_hashes(weights: Path) -> None:
