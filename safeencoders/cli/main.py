@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from safeencoders import __version__
-from safeencoders.cli import doctor, evaluate, explain, protect, quickstart, train, world
+from safeencoders.cli import doctor, evaluate, explain, index, protect, quickstart, redteam, train, world
 from safeencoders.errors import SafeEncodersError
 
 DONE, NO, BAD_INPUT, FAULT, INTERRUPTED = 0, 1, 2, 70, 130
@@ -32,7 +32,10 @@ app.command("quickstart")(quickstart.quickstart)
 app.command("train")(train.train)
 app.command("protect")(protect.protect)
 app.command("audit")(protect.audit)
+app.command("redteam")(redteam.redteam)
 app.command("explain")(explain.explain)
+app.command("index")(index.index)
+app.command("search")(index.search)
 app.command("doctor")(doctor.doctor)
 app.add_typer(world.app, name="world")
 app.add_typer(evaluate.app, name="evaluate")
