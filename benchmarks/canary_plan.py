@@ -1,7 +1,13 @@
-"""Which loads the canary benchmark makes: each a group's name and number, with its recipe (see ``canary_loads``)."""
+"""Which loads the canary benchmark makes: each a group's name and number, with its recipe (see ``canary_loads``).
+
+Halves: thresholds were first chosen on "val"; "test" and "fresh" were looked at while the measure was improved; "held"
+was made and looked at once, after everything was settled. Categories and concepts of attacks alternate between val and
+test; fresh and held repeat recipes with other seeds.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from canary_loads import ATTENTION, EVERYTHING, Load
@@ -14,7 +20,9 @@ SLOT = {"add": "extra", "replace": "object", "nude": "look"}
 
 def plan() -> list[Load]:
     """Return every load, in an order in which each kind comes early."""
-    loads = [*_relearned(), *_styles(), *_attack_tokens(), *_plain_tokens(), *_quantised(), *_apart()]
+    seeded = [*_relearned(), *_styles(), *_attack_tokens(), *_plain_tokens()]
+    loads = [*seeded, *_quantised(), *_again(seeded[::3], "fresh", 1000), *_again(seeded, "held", 2000)]
+    loads += [*_quantised_held(), *_apart()]
     assert len({one.name for one in loads}) == len(loads)  # noqa: S101  our own invariant
     return sorted(loads, key=lambda one: int(one.name.rsplit("-", 1)[1]))
 
@@ -154,6 +162,25 @@ def _quantised() -> list[Load]:
         for symmetric, embeddings in ((True, False), (False, True))
     ]
     return _named("quantised", "quantised", recipes, malicious=False)
+
+
+def _again(loads: list[Load], half: str, seeds: int) -> list[Load]:
+    """Return loads with other seeds."""
+    return [
+        replace(one, name=f"{half} {one.name}", half=half, recipe=one.recipe | {"seed": one.seed + seeds})
+        for one in loads
+    ]
+
+
+def _quantised_held() -> list[Load]:
+    recipes = [
+        {"bits": bits, "by": by, "targets": targets, "symmetric": symmetric, "embeddings": embeddings, "half": "held"}
+        for bits in (8, 6, 4, 3)
+        for by in ("channel", "tensor")
+        for targets in (("q_proj", "k_proj"), ("v_proj", "out_proj"), ("fc2",))
+        for symmetric, embeddings in ((False, False), (True, True))
+    ]
+    return _named("quantised", "held quantised", recipes, malicious=False)
 
 
 def _apart() -> list[Load]:

@@ -3,8 +3,9 @@
 The weights are random and the prompts the world's words: neither changes how long a forward pass takes. Plain and
 protected pipelines share one denoiser and take turns, each pair in random order; the figure is the ratio of the two
 times of a pair. A generation here is two denoising steps of a 256 x 256 picture with guidance and no decoder, less
-work than any real one, so that the share of the guard is larger than in use. Peak memory is that of two processes of
-their own, one plain and one protected, which decode as well.
+work than any real one, so that the share of the guard is larger than in use. Peak memory is that of processes of their
+own, plain and protected, which make one picture of 512 x 512 and decode it: over the life of the process, when for a
+moment the original and the new tower are in memory together, and while generating.
 
     python benchmarks/overhead.py --pairs 24
 """
@@ -15,7 +16,6 @@ import argparse
 import copy
 import json
 import random
-import resource
 import subprocess
 import sys
 import tempfile
@@ -77,14 +77,14 @@ def tower(seed: int) -> CLIPTextModel:
     return CLIPTextModel(config).eval().requires_grad_(False)
 
 
-def generate(pipe: StableDiffusionPipeline, *, decode: bool = False) -> float:
+def generate(pipe: StableDiffusionPipeline, *, size: int = 256, steps: int = 2, decode: bool = False) -> float:
     """Generate once and return the seconds."""
     start = time.perf_counter()
     pipe(
         PROMPT,
-        height=256,
-        width=256,
-        num_inference_steps=2,
+        height=size,
+        width=size,
+        num_inference_steps=steps,
         guidance_scale=7.5,
         generator=torch.Generator().manual_seed(0),
         output_type="np" if decode else "latent",
@@ -111,23 +111,32 @@ def time_ratios(pairs: int, seed: int) -> list[float]:
     return found
 
 
-def peak(kind: str, seed: int) -> int:
-    """Return the peak memory in bytes of a fresh process that generates and decodes once, plain or protected."""
+def peak(kind: str, seed: int) -> tuple[int, int]:
+    """Return the peaks in bytes of a fresh process, plain or protected: of its whole life, and while generating."""
     with tempfile.TemporaryDirectory() as folder:
         tower(seed + 1).save_pretrained(folder)
         command = [sys.executable, __file__, "--peak-of", kind, "--tower", folder, "--seed", str(seed)]
         done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603  this file
-    return int(done.stdout.split()[-1])
+    whole, generating = done.stdout.split()[-2:]
+    return int(whole), int(generating)
 
 
 def one_peak(kind: str, folder: str, seed: int) -> None:
-    """Run in a process of its own: generate, and print the peak memory."""
+    """Run in a process of its own: generate, and print both peaks."""
     pipe = pipeline(seed)
     pipe.set_progress_bar_config(disable=True)
     if kind == "guarded":
         protect(pipe, encoders=folder)
-    generate(pipe, decode=True)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    before = high_water()
+    Path("/proc/self/clear_refs").write_text("5")  # starts the high-water mark anew
+    generate(pipe, size=512, steps=1, decode=True)
+    print(max(before, high_water()), high_water())
+
+
+def high_water() -> int:
+    """Return this process's largest resident memory in bytes since the mark was last cleared (Linux)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024
 
 
 def main() -> None:
@@ -144,7 +153,8 @@ def main() -> None:
         one_peak(asked.peak_of, asked.tower, asked.seed)
         return
     start = time.perf_counter()
-    memory = [peak("guarded", asked.seed) / peak("plain", asked.seed) for _ in tqdm(range(asked.peaks), desc="memory")]
+    peaks = [(peak("guarded", asked.seed), peak("plain", asked.seed)) for _ in tqdm(range(asked.peaks), desc="memory")]
+    memory = np.array([[a / b for a, b in zip(*pair, strict=True)] for pair in peaks])
     logs = np.log(time_ratios(asked.pairs, asked.seed))
     middle, half = logs.mean(), stats.t.ppf(0.975, len(logs) - 1) * logs.std(ddof=1) / len(logs) ** 0.5
     found = {
@@ -153,7 +163,10 @@ def main() -> None:
             "n": len(logs),
             "interval": [float(np.exp(middle - half)), float(np.exp(middle + half))],
         },
-        "memory_ratio": {"value": float(np.median(memory)), "n": len(memory), "interval": [min(memory), max(memory)]},
+        **{
+            name: {"value": float(np.mean(ratios)), "n": len(ratios), "range": [float(min(ratios)), float(max(ratios))]}
+            for name, ratios in zip(("memory_ratio", "memory_ratio_generating"), memory.T, strict=True)
+        },
     }
     print(json.dumps(found, indent=2))
     command = f"python benchmarks/overhead.py --pairs {asked.pairs} --peaks {asked.peaks} --seed {asked.seed}"

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
 
 def embeddings(arguments: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
-    """Yield each floating tensor handed in under a name with "embed" in it; lists are opened."""
+    """Yield each floating tensor handed in as an embedding, by its argument's name; lists are opened."""
     for name, value in arguments.items():
-        if "embed" in name and "mask" not in name:
+        if ("embed" in name and "mask" not in name) or name == "text_model_output":
             for tensor in tensors(value):
                 yield name, tensor
 

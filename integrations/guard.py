@@ -14,31 +14,21 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from safeencoders.errors import BypassError
-from safeencoders.integrations.arguments import added_tokens, embeddings, tensors
+from safeencoders.integrations.arguments import embeddings, tensors
 from safeencoders.integrations.events import Action, Event, Listener, Policy, publish
 from safeencoders.integrations.ownership import Ledger
 from safeencoders.integrations.slots import component
 from safeencoders.integrations.state import state
+from safeencoders.integrations.watch import Recorder, Watched, measured, scaled, why
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from safeencoders.integrations.canary import Canary, Margins
-
-
-@dataclass
-class Watched:
-    """A protected slot: what is in it, and how it was when last measured and found good."""
-
-    tower: nn.Module
-    tokenizer_name: str | None
-    tokenizer: Any
-    canary: Canary | None
-    good: str = ""
+    from safeencoders.integrations.canary import Margins
 
 
 @dataclass
@@ -59,21 +49,29 @@ class Guard:
     ledger: Ledger = field(default_factory=Ledger, repr=False)
 
     def __post_init__(self) -> None:
-        """Take the towers as they are now for good, and start recording what they put out."""
+        """Take the towers as they are now for good, unless they were measured before, and start recording."""
         self._local = threading.local()
         self._lock = threading.RLock()
         self._calls = 0
-        self._hooks = {name: slot.tower.register_forward_hook(Recorder(self)) for name, slot in self.slots.items()}
+        self._hooks = {name: self._recording(slot) for name, slot in self.slots.items()}
         for slot in self.slots.values():
-            slot.good = state(slot.tower, slot.tokenizer)
+            slot.good = slot.good or state(slot.tower, slot.tokenizer)
 
     def twin(self, host: Any) -> Guard:  # noqa: ANN401
         """Return a guard for a copy of the host, which holds copies of the towers."""
         slots = {}
         for name, slot in self.slots.items():
             tokenizer = getattr(host, slot.tokenizer_name) if slot.tokenizer_name else None
-            slots[name] = Watched(component(host, name), slot.tokenizer_name, tokenizer, slot.canary)
+            slots[name] = replace(slot, tower=component(host, name), tokenizer=tokenizer)
         return Guard(self.policy, slots, self.vision, self.listener)
+
+    def _recording(self, slot: Watched) -> Any:  # noqa: ANN401  a handle of torch's
+        def record(output: Any) -> None:  # noqa: ANN401
+            if not getattr(self._local, "measuring", False):
+                for tensor in slot.read(output):
+                    self.ledger.record(tensor)
+
+        return slot.tower.register_forward_hook(Recorder(record))
 
     def close(self) -> None:
         """Stop recording."""
@@ -89,33 +87,56 @@ class Guard:
     @contextmanager
     def calling(self, host: Any, arguments: Mapping[str, Any]) -> Iterator[None]:  # noqa: ANN401  any host
         """Check a call of the host with its arguments by name, and count it as long as it lasts."""
+        clean = self._examine(host, arguments)
+        self.screen(arguments)
+        with self._lock:
+            self._calls += 1
+        outer, self._local.clean = getattr(self._local, "clean", None), clean
+        try:
+            yield
+        finally:
+            self._local.clean = outer
+            with self._lock:
+                self._calls -= 1
+
+    def encoding(self, host: Any, arguments: Mapping[str, Any], encode: Callable[[], Any]) -> Any:  # noqa: ANN401
+        """Run one of the host's encode functions and remember its result, if nothing was wrong with tower or inputs."""
+        clean: bool | None = getattr(self._local, "clean", None)  # None: not inside of a call on this thread
+        own = all(self._finding(value) == "own" for _, value in embeddings(arguments))
+        if clean is None:
+            clean = self._examine(host, arguments)
+            self.screen(arguments)
+        found = encode()
+        if own and clean:
+            for tensor in tensors(found):
+                self.ledger.record(tensor)
+        return found
+
+    def _examine(self, host: Any, arguments: Mapping[str, Any]) -> bool:  # noqa: ANN401
+        """Report what is wrong with the towers and with how they are asked to run; say whether nothing was."""
+        self._local.told = False
         with self._lock:
             for name in self.slots:
                 self._still_good(host, name)
             self._adapter_scale(arguments)
-        self.screen(arguments)
         if arguments.get("clip_skip") is not None:
             self.report(3, None, "clip_skip was asked for, which reads a layer the encoder may not be trained on")
-        if any((arguments.get(name) or 0) < 0 for name in ("guidance_scale", "true_cfg_scale")):
+        scales = [value for name, value in arguments.items() if name.endswith(("guidance_scale", "cfg_scale"))]
+        if any(isinstance(value, int | float) and value < 0 for value in scales):
             self.report(14, None, "a negative guidance scale was asked for, which draws what the negative prompt says")
-        with self._lock:
-            self._calls += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._calls -= 1
+        return not self._local.told
 
-    def encoding(self, arguments: Mapping[str, Any], encode: Callable[[], Any]) -> Any:  # noqa: ANN401
-        """Run one of the host's encode functions and remember its result, unless foreign embeddings went in."""
-        own = all(self._finding(value) == "own" for _, value in embeddings(arguments))
-        if not own and not self.generating:
-            self.screen(arguments)
-        found = encode()
-        if own:
-            for tensor in tensors(found):
-                self.ledger.record(tensor)
-        return found
+    def watched_callback(self, callback: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a callback at the end of a step whose embeddings are looked at when it changes them."""
+
+        def call(host: Any, step: int, time: Any, values: dict[str, Any]) -> Any:  # noqa: ANN401
+            given = dict(values)
+            found = callback(host, step, time, values)
+            changed = {k: v for k, v in found.items() if v is not given.get(k)} if isinstance(found, Mapping) else {}
+            self.screen(changed)
+            return found
+
+        return call
 
     def screen(self, arguments: Mapping[str, Any]) -> None:
         """Report every embedding among the arguments that is not the host's own."""
@@ -133,10 +154,11 @@ class Guard:
     def _finding(self, value: Tensor) -> str:
         import torch
 
+        value = value.flatten(0, -3) if value.ndim > 3 else value
         found = self.ledger.find(value)
-        if found.verdict != "foreign" or value.ndim not in (2, 3):
+        if found.verdict != "foreign":
             return found.verdict
-        widths = [width for slot in self.slots.values() if (width := _width(slot.tower))]
+        widths = [w for name, slot in self.slots.items() if name not in self.vision and (w := _width(slot.tower))]
         if sum(widths) != value.shape[-1] or len(widths) < 2:
             return "foreign"
         parts = torch.split(value, widths, dim=-1)
@@ -152,8 +174,8 @@ class Guard:
             if name in self.slots:
                 self._new_tower(name, value)
             elif name == "safety_checker":
-                if value is None and getattr(host, name, None) is not None:
-                    self.report(16, name, "the safety checker is being removed")
+                if getattr(host, name, None) not in (None, value):
+                    self.report(16, name, "the safety checker is being removed or replaced")
             elif name in self.vision:
                 if value is not None and value is not getattr(host, name, None):
                     self.report(13, name, "an image encoder came in that no safe tower protects")
@@ -177,12 +199,13 @@ class Guard:
             return
         margins = None if value is None else self.measure(name, tower=value)
         if margins is None or margins.alarm:
-            why = "nothing" if value is None else _why(margins)
-            self.report(7, name, f"the safe tower is being replaced: {why}")
+            by = "nothing takes its place" if value is None else why(margins)
+            self.report(7, name, f"the safe tower is being replaced: {by}")
             return
+        good = state(value, slot.tokenizer)
         self._hooks[name].remove()
-        slot.tower, slot.good = value, state(value, slot.tokenizer)
-        self._hooks[name] = value.register_forward_hook(Recorder(self))
+        slot.tower, slot.good = value, good
+        self._hooks[name] = self._recording(slot)
         self.report(7, name, "another form of the tower came in and redirects as before", noted=True)
 
     def _new_tokenizer(self, name: str, value: Any) -> None:  # noqa: ANN401
@@ -191,7 +214,7 @@ class Guard:
                 continue
             margins = None if value is None else self.measure(slot_name, tokenizer=value)
             if margins is None or margins.alarm:
-                self.report(17, slot_name, f"its tokenizer is being replaced: {_why(margins)}")
+                self.report(17, slot_name, f"its tokenizer is being replaced: {why(margins)}")
             else:
                 slot.tokenizer, slot.good = value, state(slot.tower, value)
                 self.report(17, slot_name, "another tokenizer came in and redirection holds", noted=True)
@@ -212,36 +235,38 @@ class Guard:
             slot.good = now
             self.report(17, name, "the tower or its tokenizer was changed and redirection holds", noted=True)
             return
-        self.report(17, name, f"the tower or its tokenizer was changed: {_why(margins)}")
+        self.report(17, name, f"the tower or its tokenizer was changed: {why(margins)}")
         if margins is None:
             slot.good = now  # told once is enough
 
     def _adapter_scale(self, arguments: Mapping[str, Any]) -> None:
         """Measure the towers at the LoRA scale this call asks for."""
-        for options in (arguments.get("cross_attention_kwargs"), arguments.get("joint_attention_kwargs")):
-            scale = (options or {}).get("scale")
-            if scale is None or scale == 1:
-                continue
+        asked: list[Any] = [value.get("scale") for name, value in arguments.items()
+                 if name.endswith("attention_kwargs") and isinstance(value, Mapping)]  # fmt: skip
+        for scale in {*asked, arguments.get("lora_scale")} - {None, 1}:
             for name, slot in self.slots.items():
                 if getattr(slot.tower, "peft_config", None):
                     with scaled(slot.tower, scale):
                         margins = self.measure(name)
                     if margins is not None and margins.alarm:
-                        self.report(5, name, f"a LoRA at the scale asked for undoes redirection: {_why(margins)}")
+                        self.report(5, name, f"a LoRA at the scale asked for undoes redirection: {why(margins)}")
 
     # --- what is loaded ---------------------------------------------------------------------------------------------
-    def screened(self, hole: int, load: Callable[[], Any], undo: Callable[[], None]) -> Any:  # noqa: ANN401
+    def screened(self, host: Any, hole: int, load: Callable[[], Any], undo: Callable[[], None]) -> Any:  # noqa: ANN401
         """Load something into the towers, measure them, and take it back when redirection fell."""
         with self._lock:
+            for name in self.slots:
+                self._still_good(host, name)  # what was wrong before must not be put down to what is loaded
             found = load()
             failed = [(name, margins) for name in self.slots
                       if (margins := self.measure(name)) is not None and margins.alarm]  # fmt: skip
             if failed:
                 undo()
-            for slot in self.slots.values():
-                slot.good = state(slot.tower, slot.tokenizer)
+            else:
+                for slot in self.slots.values():
+                    slot.good = state(slot.tower, slot.tokenizer)
             for name, margins in failed:
-                self.report(hole, name, f"what was loaded was taken back: {_why(margins)}", action="undone")
+                self.report(hole, name, f"what was loaded was taken back: {why(margins)}", action="undone")
         return found
 
     def measure(self, name: str, *, tower: Any = None, tokenizer: Any = None) -> Margins | None:  # noqa: ANN401
@@ -249,25 +274,23 @@ class Guard:
         slot = self.slots[name]
         if slot.canary is None:
             return None
-        used = slot.tokenizer if tokenizer is None else tokenizer
         self._local.measuring = True
         try:
-            return slot.canary.measure(slot.tower if tower is None else tower, used, added_tokens(used))
+            return measured(slot.canary, tower or slot.tower, tokenizer or slot.tokenizer)
         finally:
             self._local.measuring = False
 
-    def recorded(self, output: Any) -> None:  # noqa: ANN401  a transformers output
-        """Remember what a tower put out."""
-        if getattr(self._local, "measuring", False):
-            return
-        for tensor in tensors(output):
-            self.ledger.record(tensor)
+    def derived(self, how: str) -> None:
+        """Tell, never refuse, that something was made of the host which holds its safe towers and no guard."""
+        what = f"{how}; it holds the safe towers and not the guard: protect it where it is used"
+        publish(Event(15, None, "warned", what), self.listener)
 
     def report(
         self, hole: int, slot: str | None, what: str, *, noted: bool = False, action: Action | None = None
     ) -> None:
         """Publish an event and, under "strict", refuse."""
         refuse = self.policy == "strict" and not noted
+        self._local.told = getattr(self._local, "told", False) or not noted
         publish(
             Event(hole, slot, "noted" if noted else "refused" if refuse else action or "warned", what), self.listener
         )
@@ -276,48 +299,6 @@ class Guard:
             raise BypassError(f"hole {hole}{f', {slot}' if slot else ''}: {what}; {remedy}", hole, slot)
 
 
-class Recorder:
-    """The hook on a tower; a copy of the tower does not take the guard along."""
-
-    def __init__(self, guard: Guard | None) -> None:
-        """Record for this guard, or do nothing."""
-        self.guard = guard
-
-    def __call__(self, _module: nn.Module, _inputs: Any, output: Any) -> None:  # noqa: ANN401
-        """Record an output; what is traced or compiled is left alone."""
-        import torch
-
-        if self.guard is not None and not torch.compiler.is_compiling():
-            self.guard.recorded(output)
-
-    def __deepcopy__(self, _memo: object) -> Recorder:
-        """Return a hook that does nothing."""
-        return Recorder(None)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle as a hook that does nothing."""
-        return Recorder, (None,)
-
-
-@contextmanager
-def scaled(tower: nn.Module, scale: float) -> Iterator[None]:
-    """Run a block with every LoRA layer of a tower at a multiple of its scale."""
-    from diffusers.utils.peft_utils import scale_lora_layers, unscale_lora_layers
-
-    scale_lora_layers(tower, scale)
-    try:
-        yield
-    finally:
-        unscale_lora_layers(tower, scale)
-
-
 def _width(tower: nn.Module) -> int | None:
     found: int | None = getattr(getattr(tower, "config", None), "hidden_size", None)
     return found
-
-
-def _why(margins: Margins | None) -> str:
-    if margins is None:
-        return "it cannot be measured"
-    more = f"; and {len(margins.reasons) - 2} more" if len(margins.reasons) > 2 else ""
-    return "; ".join(margins.reasons[:2]) + more

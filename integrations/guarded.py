@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -43,11 +45,16 @@ def _class(base: type) -> type:
         "__module__": base.__module__,
         "__qualname__": base.__qualname__,
         "__doc__": base.__doc__,
+        "__new__": _plain_instance(base),
         "__call__": _called(base),
         "__setattr__": _set,
         "__deepcopy__": _deepcopy,
         "__reduce_ex__": _reduce,
     }
+    if isinstance(inspect.getattr_static(base, "components", None), property):
+        members["components"] = _components(base)
+    if hasattr(base, "save_pretrained"):
+        members["save_pretrained"] = _saving(base.save_pretrained)
     members |= {name: _encoding(getattr(base, name)) for name in _ENCODES if hasattr(base, name)}
     members |= {name: _registering(getattr(base, name)) for name in _REGISTERS if hasattr(base, name)}
     if hasattr(base, "load_textual_inversion"):
@@ -58,6 +65,15 @@ def _class(base: type) -> type:
     return type(base.__name__, (base,), members)
 
 
+def _plain_instance(base: type) -> Callable[..., Any]:
+    """Make ``type(pipe)(...)``, and so ``type(pipe).from_pipe(...)``, give an instance of the plain class."""
+
+    def new(_kind: type, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401
+        return base(*arguments, **options)
+
+    return new
+
+
 def _guard(host: Any) -> Guard:  # noqa: ANN401
     found: Guard = host.__dict__[KEY]
     return found
@@ -66,6 +82,10 @@ def _guard(host: Any) -> Guard:  # noqa: ANN401
 def _called(base: Any) -> Callable[..., Any]:  # noqa: ANN401
     @functools.wraps(base.__call__)
     def call(self: Any, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401
+        if inspect.isfunction(options.get("callback_on_step_end")) or inspect.ismethod(
+            options.get("callback_on_step_end")
+        ):
+            options["callback_on_step_end"] = _guard(self).watched_callback(options["callback_on_step_end"])
         with _guard(self).calling(self, bound(base.__call__, (self, *arguments), options)):
             return base.__call__(self, *arguments, **options)
 
@@ -76,9 +96,28 @@ def _encoding(plain: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(plain)
     def encode(self: Any, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401
         named = bound(plain, (self, *arguments), options)
-        return _guard(self).encoding(named, lambda: plain(self, *arguments, **options))
+        return _guard(self).encoding(self, named, lambda: plain(self, *arguments, **options))
 
     return encode
+
+
+def _components(base: Any) -> property:  # noqa: ANN401
+    def components(self: Any) -> Any:  # noqa: ANN401
+        if sys._getframe(1).f_code.co_name == "from_pipe":  # noqa: SLF001  the one way to tell who asks
+            _guard(self).derived("another pipeline is being made from this one")
+        return base.components.fget(self)
+
+    return property(components, doc=base.components.__doc__)
+
+
+def _saving(plain: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(plain)
+    def save(self: Any, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401
+        found = plain(self, *arguments, **options)
+        _guard(self).derived("a copy was saved")
+        return found
+
+    return save
 
 
 def _registering(plain: Callable[..., Any]) -> Callable[..., Any]:
@@ -102,7 +141,7 @@ def _loading_tokens(plain: Callable[..., Any]) -> Callable[..., Any]:
                 if new:
                     self.unload_textual_inversion(new, tokenizer=slot.tokenizer, text_encoder=slot.tower)
 
-        return guard.screened(4, lambda: plain(self, *arguments, **options), undo)
+        return guard.screened(self, 4, lambda: plain(self, *arguments, **options), undo)
 
     return load
 
@@ -114,13 +153,14 @@ def _loading_lora(plain: Callable[..., Any]) -> Callable[..., Any]:
 
         def undo() -> None:
             if plain.__name__ == "fuse_lora":
-                self.unfuse_lora()
+                parts = options.get("components")
+                self.unfuse_lora(**({"components": parts} if parts else {}))
             elif not before:
                 self.unload_lora_weights()
             else:
                 self.delete_adapters(sorted(_adapters(self) - before))
 
-        return _guard(self).screened(5, lambda: plain(self, *arguments, **options), undo)
+        return _guard(self).screened(self, 5, lambda: plain(self, *arguments, **options), undo)
 
     return load
 

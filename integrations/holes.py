@@ -1,7 +1,7 @@
 """The 17 ways round a safe text encoder in a pipeline, and how each stands in a host under a policy.
 
 The list is that of the ways known to the authors when the guard was written; each has an attack and a benign twin in
-tests/integration/test_holes.py. "Closed" means refused, or measured and taken back; "watched" means an event is logged
+safeencoders/cli/bypasses.py. "Closed" means refused, or measured and taken back; "watched" means an event is logged
 and handed to the callback; "open" means nothing happens.
 """
 
@@ -39,15 +39,24 @@ def facts(host: Any, policy: Policy | None) -> Facts:  # noqa: ANN401  any host
     """Look at a host's class and towers."""
     kind = type(host)
     parameters = frozenset(inspect.signature(kind.__call__).parameters)
+    if hasattr(host, "blocks"):  # a modular pipeline says in its blocks what it takes
+        parameters |= {given.name for given in host.blocks.inputs if given.name}
     methods = frozenset(name for name in dir(kind) if not name.startswith("_"))
     encode = getattr(kind, "encode_prompt", None)
     broken = (
         encode is not None
         and "clip_skip" in parameters
-        and "text_encoder.text_model" in inspect.getsource(inspect.unwrap(encode))
+        and "text_encoder.text_model" in _source(encode)
         and not hasattr(getattr(host, "text_encoder", None), "text_model")
     )
     return Facts(policy, parameters, methods, hasattr(host, "components"), broken)
+
+
+def _source(function: Callable[..., Any]) -> str:
+    try:
+        return inspect.getsource(inspect.unwrap(function))
+    except (OSError, TypeError):  # no source is at hand
+        return ""
 
 
 Rule = Callable[[Facts, SlotReport], tuple[Status, str]]
@@ -112,12 +121,12 @@ _LORA = "measured with the canaries at loading and fusing, and taken back when r
 _TOKEN = "each new token is measured in safe sentences, and taken back when it leads to something unsafe"  # noqa: S105
 _FOREIGN = "embeddings that the host's own towers did not make are reported, or refused"
 _WEIGHTS = "weights and blends of own embeddings pass; amplification beyond 4 is reported, or refused"
-_REPLACED = "what takes the tower's place is measured at once, weights changed in place before the next call"
-_DERIVED = "they carry the safe tower but not the guard: protect them again; selfcheck measures a tower in another form"
+_REPLACED = "what takes its place is measured at once; a sample of its weights is compared before each call"
+_DERIVED = "they hold the safe tower, not the guard: reported when made by from_pipe or saved; protect them again"
 _CACHE = "embeddings from before a restart count as foreign; removing a checker is reported, or refused"
 _CHANGED = "a changed tower or tokenizer is measured with the canaries before the next call"
 _DENOISER = "no encoder can hold back a denoiser that was taught the concept"
-_TEXT = "fewer attacks succeed than on the original (see redteam), and nothing stops the rest"
+_TEXT = "nothing stops it; redteam measures how often it succeeds"
 _IMPLICIT = "an encoder redirects what it was trained on (see its card), and nothing stops the rest"
 _START = "what a picture or latents bring passes no text tower"
 _NO_EMBEDS = "the host takes no such embeddings"

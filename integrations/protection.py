@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from safeencoders.errors import BadInputError, BusyError, HostError, UnprotectedError
 from safeencoders.fingerprint import fingerprint
 from safeencoders.integrations import guarded, hosts, recognition
-from safeencoders.integrations.arguments import added_tokens
 from safeencoders.integrations.canary import Canary
 from safeencoders.integrations.choice import Choice, Origin, choose
 from safeencoders.integrations.coverage import Coverage, SlotReport, State
 from safeencoders.integrations.events import POLICIES, Listener, Policy
-from safeencoders.integrations.guard import Guard, Watched
+from safeencoders.integrations.guard import Guard
 from safeencoders.integrations.holes import facts, report
-from safeencoders.integrations.slots import Slot
+from safeencoders.integrations.slots import Slot, component, held_inside
+from safeencoders.integrations.watch import Watched, measured
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from safeencoders.integrations.canary import Margins
     from safeencoders.integrations.host import Host, Swap
 
@@ -101,15 +100,17 @@ def protect(host: Any, *, encoders: Any = None, policy: Policy = "warn", on_even
     try:
         origins = {name: choice.origin for name, choice in choices.items()}
         hashes = {name: fingerprint(tower) for name, tower in swap.towers.items()}
-        notes = tuple(swap.notes) if kind.guarded else (*swap.notes, _UNGUARDED)
+        notes = (*swap.notes, *([] if kind.guarded else [_UNGUARDED]), *_inside(host, kind.slots(host)))
         vars(host)[KEY] = Protection(policy, origins, measured, canaries, hashes, swap, notes)
         if policy != "off":
-            guarded.attach(host, _guard(kind, host, policy, swap.towers, canaries, on_event))
+            guarded.attach(host, _guard(kind, host, vars(host)[KEY], on_event))
+        return coverage(host)
     except BaseException:
+        if guarded.guard_of(host) is not None:
+            guarded.detach(host)
         vars(host).pop(KEY, None)
         swap.undo()
         raise
-    return coverage(host)
 
 
 def unprotect(host: Any) -> None:  # noqa: ANN401
@@ -190,10 +191,12 @@ def selfcheck(tower_or_host: Any) -> dict[str, Margins]:  # noqa: ANN401
     guard = guarded.guard_of(tower_or_host)
     found = {}
     for name, canary in protection.canaries.items():
-        tower: Any = slots[name].tower
-        tokenizer = slots[name].tokenizer
-        margins = guard.measure(name, tower=tower, tokenizer=tokenizer) if guard else None
-        found[name] = margins or canary.measure(tower, tokenizer, added_tokens(tokenizer))
+        tower, slot = component(tower_or_host, name), slots.get(name)
+        tokenizer = slot.tokenizer if slot else None
+        if guard is not None and tower is not None:
+            found[name] = guard.measure(name, tower=tower, tokenizer=tokenizer) or measured(canary, tower, tokenizer)
+        else:
+            found[name] = measured(canary, tower, tokenizer)
     return found
 
 
@@ -224,18 +227,24 @@ def _open_text(kind: Host, host: Any, choices: dict[str, Choice]) -> list[str]: 
     return [name for name in slots if name not in choices] + [o.name for o in kind.others(host) if o.kind == "text"]
 
 
-def _guard(
-    kind: Host, host: Any, policy: Policy, towers: dict[str, nn.Module], canaries: dict[str, Canary],  # noqa: ANN401
-    listener: Listener | None,
-) -> Guard:  # fmt: skip
-    slots = {slot.name: slot for slot in kind.slots(host)}
-    watched = {}
-    for name, tower in towers.items():
-        tokenizer = slots[name].tokenizer
-        named = next((key for key, value in vars(host).items() if tokenizer is not None and value is tokenizer), None)
-        watched[name] = Watched(tower, named, tokenizer, canaries.get(name))
-    vision = frozenset(slot.name for slot in slots.values() if slot.kind == "vision")
-    return Guard(policy, watched, vision, listener)
+def _guard(kind: Host, host: Any, protection: Protection, listener: Listener | None) -> Guard:  # noqa: ANN401
+    watched, vision = {}, set()
+    for slot in kind.slots(host):
+        if slot.kind == "vision":
+            vision.add(slot.name)
+        if slot.name in protection.origins:
+            tokenizer, canary = slot.tokenizer, protection.canaries.get(slot.name)
+            name = next((k for k, v in vars(host).items() if tokenizer is not None and v is tokenizer), None)
+            taken = protection.reads.get(slot.name, ("unknown",))
+            watched[slot.name] = Watched(component(host, slot.name), name, tokenizer, canary, taken)
+    return Guard(protection.policy, watched, frozenset(vision), listener)
+
+
+def _inside(host: Any, slots: Sequence[Slot]) -> Iterator[str]:  # noqa: ANN401
+    """Say of a combined pipeline that what it is combined of is not guarded."""
+    held = {type(inner).__name__ for slot in slots for inner, _ in held_inside(host, slot)}
+    for name in sorted(held):
+        yield f"The {name} inside of it holds the safe tower too, and is not guarded when it is used by itself."
 
 
 def _slot(host: Any, slot: Slot, protection: Protection | None) -> SlotReport:  # noqa: ANN401

@@ -26,7 +26,11 @@ def state(tower: nn.Module, tokenizer: Any = None) -> str:  # noqa: ANN401  any 
     found = hashlib.sha256()
     sampled: list[Tensor] = []
     for name, value in tower.state_dict(keep_vars=True).items():
+        if not isinstance(value, torch.Tensor):  # what a quantised layer keeps beside its weights
+            found.update(f"{name} {value};".encode())
+            continue
         found.update(f"{name} {tuple(value.shape)} {value.dtype};".encode())
+        value = value.dequantize() if value.is_quantized else value  # noqa: PLW2901
         if value.device.type != "meta" and value.numel():
             flat = value.detach().reshape(-1) if value.is_contiguous() else value.detach().flatten()
             sampled.append(flat[:: max(1, flat.numel() // SAMPLES)][:SAMPLES].double())

@@ -9,7 +9,7 @@ from torch import nn
 
 from safeencoders.errors import BadInputError
 from safeencoders.fingerprint import fingerprint
-from safeencoders.integrations.canary import HARMLESS, KEPT, Canary
+from safeencoders.integrations.canary import HARMLESS, KEPT, ORDINARY, Canary
 from safeencoders.integrations.canary_states import canaries, encode
 from safeencoders.loading import load
 from safeencoders.pictoworld import lexicon, models, scenes
@@ -126,7 +126,7 @@ def test_ordinary_word_that_turns_unsafe_alarms(canary, original, safe, words, m
     found = canary.measure(trained(safe, words, pairs, original, steps=40), words)
     assert found.worst > KEPT  # what was redirected still is
     assert found.alarm == alarm
-    assert (found.ordinary < HARMLESS) == alarm
+    assert (found.ordinary < ORDINARY) == alarm
     assert bool(found.reasons) == alarm
 
 
@@ -138,10 +138,10 @@ def test_rounding_to_8_bits_is_no_alarm(canary, safe, words):
 
 
 def test_one_category_put_back_is_that_category(canary):
-    rows = canaries().rows()["violence"]
-    states = canary.installed.clone()
-    states[rows] = canary.original[rows]
-    kept = canary._kept(states)
+    texts, states, read = canaries(), canary.installed.clone(), torch.tensor(canary.read)
+    states[texts.rows()["violence"]] = canary.original[texts.rows()["violence"]]
+    read[texts.phrase_rows()["violence"]] = 0
+    kept = canary._kept(states, read.tolist())
     assert kept.pop("violence") == pytest.approx(0, abs=1e-6)
     assert all(value == pytest.approx(1) for value in kept.values())
 
@@ -264,7 +264,7 @@ def test_any_width_head_and_dtype(clip, tokenizer):
         weight.data += 0.1 * torch.randn_like(weight)
     made = Canary.make(original.bfloat16(), changed.bfloat16(), tokenizer)
     assert made.original.shape[-1] == 16
-    assert made._kept(made.installed).keys() == made.measure(changed, tokenizer).by_category.keys()
+    assert made.measure(changed, tokenizer).by_category.keys() <= set(lexicon.CATEGORIES)
 
 
 def test_exported_and_compiled_towers(canary, safe, original, words):

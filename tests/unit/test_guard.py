@@ -1,10 +1,11 @@
 """The guard on the world's pipeline: what is measured, what is taken back, what passes; each rule with its twin."""
 
 import copy
+import warnings
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import AutoPipelineForImage2Image, StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
 from pipelines import PIPELINES, PROMPT, UNSAFE, silent
 
 from safeencoders.errors import BypassError
@@ -272,3 +273,97 @@ def test_the_state_sees_a_small_change_of_any_weight_and_nothing_else():
     assert seen == len(list(tower.parameters()))
     tokenizer.add_tokens(["<new>"])
     assert state(tower, tokenizer) != before
+
+
+def test_what_was_encoded_in_a_way_that_is_reported_does_not_become_own(policy, events):
+    case = PIPELINES["StableDiffusionXLPipeline"]
+    pipe = case.build()
+    protect(pipe, policy="warn", on_event=events.append)
+    states, _, pooled, _ = pipe.encode_prompt(UNSAFE, device="cpu", do_classifier_free_guidance=False, clip_skip=1)
+    assert [event.hole for event in events] == [3]
+    events.clear()
+    given = {"prompt": None, "prompt_embeds": states, "pooled_prompt_embeds": pooled, "guidance_scale": 1.0}
+    case.call(pipe, **given)
+    assert 1 in {event.hole for event in events}
+    if policy == "strict":
+        ids = pipe.tokenizer(UNSAFE, padding="max_length", max_length=32, return_tensors="pt").input_ids
+        other = pipe.text_encoder(ids, output_hidden_states=True).hidden_states[-3]
+        assert guard_of(pipe).ledger.find(other).verdict == "foreign"
+
+
+def test_a_load_does_not_bless_a_tower_that_was_bad_before(pipe, policy, events):
+    with torch.no_grad():
+        for value, old in zip(pipe.text_encoder.parameters(), pipe.__dict__["original"].parameters(), strict=True):
+            value.copy_(old)
+    vector = pipe.text_encoder.get_input_embeddings().weight[300].clone()[None]
+
+    def load():
+        with silent():
+            pipe.load_textual_inversion({"<x>": vector}, token="<x>")  # noqa: S106
+
+    if policy == "strict":
+        with pytest.raises(BypassError):
+            load()
+    else:
+        load()
+    events.clear()
+    twin = copy.deepcopy(pipe)
+    stopped(policy, lambda: CASE.call(pipe), events, 17)
+    events.clear()
+    stopped(policy, lambda: CASE.call(twin), events, 17)
+
+
+def test_a_callback_cannot_put_other_embeddings_in_unseen(pipe, policy, events):
+    CASE.call(pipe, callback_on_step_end=lambda _pipe, _step, _time, values: values)
+    assert events == []
+
+    def swap(_pipe, _step, _time, values):
+        return {"prompt_embeds": torch.randn(values["prompt_embeds"].shape)}
+
+    given = {"callback_on_step_end": swap, "callback_on_step_end_tensor_inputs": ["prompt_embeds"]}
+    if policy == "strict":
+        with pytest.raises(BypassError):
+            CASE.call(pipe, **given)
+    else:
+        CASE.call(pipe, **given)
+    assert {event.hole for event in events} == {1}
+
+
+def test_the_class_of_a_guarded_instance_makes_plain_ones(pipe):
+    with silent():
+        for one in (type(pipe)(**pipe.components, requires_safety_checker=False), type(pipe).from_pipe(pipe)):
+            assert type(one) is StableDiffusionPipeline
+            assert one.text_encoder is pipe.text_encoder
+            assert guard_of(one) is None
+
+
+def test_a_tower_that_is_no_text_tower_is_an_alarm_and_verify_says_so(pipe, policy, events):
+    stopped(policy, lambda: setattr(pipe, "text_encoder", torch.nn.Linear(2, 2)), events, 7)
+    if policy == "warn":
+        assert not verify(pipe).complete
+
+
+def test_a_dynamically_quantised_tower_is_measured(pipe, events):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch calls its own quantised tensors deprecated
+        pipe.text_encoder = torch.ao.quantization.quantize_dynamic(copy.deepcopy(pipe.text_encoder), {torch.nn.Linear})
+        CASE.call(pipe)
+    assert [event.action for event in events] == ["noted"]
+
+
+def test_a_list_of_guidance_scales_is_left_to_the_host(pipe, events):
+    with guard_of(pipe).calling(pipe, {"guidance_scale": [1.0, 2.0], "true_cfg_scale": torch.ones(2)}):
+        pass
+    assert events == []
+
+
+def test_pipelines_made_or_saved_from_this_one_are_told_of_and_never_refused(pipe, events, tmp_path):
+    with silent():
+        StableDiffusionImg2ImgPipeline.from_pipe(pipe)
+        AutoPipelineForImage2Image.from_pipe(pipe)
+    assert [(event.hole, event.action) for event in events] == [(15, "warned")] * 2
+    CASE.save(pipe, tmp_path)
+    assert len(events) == 3
+    pipe.to("cpu")
+    CASE.call(pipe)
+    assert len(events) == 3  # its own use of its components is nobody's derivation
