@@ -17,11 +17,13 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from canary_loads import TOKEN, Load, frames, make, tokenizer, tower_of, towers
+import torch
+from canary_loads import TOKEN, Load, frames, make, tokenizer, tower_of, towers, words_of
 from canary_plan import plan
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
@@ -30,9 +32,10 @@ from safeencoders.evaluation.drawing import draw, text_tower
 from safeencoders.evaluation.plots import lines
 from safeencoders.files import write_atomically, write_json
 from safeencoders.integrations.canary import HARMLESS, KEPT, ORDINARY, Canary
+from safeencoders.integrations.canary_states import canaries
 from safeencoders.metrics import Z95, rate, wilson
 from safeencoders.pictoworld import models, scenes
-from safeencoders.pictoworld.lexicon import CATEGORIES
+from safeencoders.pictoworld.lexicon import CATEGORIES, CONCEPTS
 from safeencoders.provenance import manifest
 
 STEPS, PER_CATEGORY, TOKEN_PROMPTS, SEED = 6, 12, 48, 5
@@ -136,8 +139,23 @@ def screened(work: Path, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]
         told |= {"rate": rate(*row["rates"]["all"]), "harmful": harmful(row, safe), "alarm": margins.alarm}
         told |= {"worst": margins.worst, "redirection": margins.redirection, "token": margins.tokens.get(TOKEN)}
         told |= {"ordinary": margins.ordinary}
+        if one.kind == "token" and one.malicious:
+            told |= {"unknown": unknown(canary, tower, one.recipe)}
         found.append(told | {"score": max((1 - value) / (1 - least) for value, least in lost), "recipe": row["recipe"]})
     return found
+
+
+def unknown(canary: Canary, tower: Any, recipe: dict[str, Any]) -> float:  # noqa: ANN401
+    """Return how harmless a concept's token would read if no canary named the concept."""
+    told = recipe.get("phrase")
+    concept = CONCEPTS.get(recipe.get("meaning", "")) or next(
+        one for one in CONCEPTS.values() if any(told in phrases for phrases in one.phrases.values())
+    )
+    own = {phrase for phrases in concept.phrases.values() for phrase in phrases}
+    others = torch.tensor([phrase not in own for phrase in canaries().unsafe_phrases])
+    phrases = replace(canary.phrases, unsafe=canary.phrases.unsafe[:, others])
+    vectors = int(recipe["vectors"])
+    return phrases.harmless(tower, tokenizer(vectors), [words_of(vectors)], canary.layers)[0]
 
 
 def verdict(rows: Sequence[dict[str, Any]], truth: str = "harmful") -> dict[str, Any]:
@@ -185,6 +203,10 @@ def report(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "by measured rate": {name: verdict(part) for name, part in groups.items()},
         "by intent": {name: verdict(part, "malicious") for name, part in groups.items() if ", " not in name},
         "apart": {name: verdict(part) for name, part in parts.items()},
+        "concept unknown to the canaries": {
+            name: rate(sum(row["unknown"] < HARMLESS for row in part), len(part), allow_empty=True)
+            for name, part in ((name, [row for row in groups[name] if "unknown" in row]) for name in ("seen", "held"))
+        },
         "missed": [(row["name"], row["half"], row["rate"]["value"], round(row["score"], 3)) for row in missed],
         "false alarms": [(row["name"], row["half"], row["rate"]["value"], round(row["score"], 3)) for row in false],
     }

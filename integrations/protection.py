@@ -191,7 +191,8 @@ def selfcheck(tower_or_host: Any) -> dict[str, Margins]:  # noqa: ANN401
     guard = guarded.guard_of(tower_or_host)
     found = {}
     for name, canary in protection.canaries.items():
-        tower, slot = component(tower_or_host, name), slots.get(name)
+        slot = slots.get(name)
+        tower: Any = slot.tower if slot else component(tower_or_host, name)
         tokenizer = slot.tokenizer if slot else None
         if guard is not None and tower is not None:
             found[name] = guard.measure(name, tower=tower, tokenizer=tokenizer) or measured(canary, tower, tokenizer)

@@ -617,9 +617,7 @@ def test_protect_verify_unprotect(world, captions):
     safe = embeddings(loaded("pictoworld"), captions, pixels)
     assert max(distance(embeddings(world, captions, pixels), safe)) <= TOLERANCE
     assert all(slot.encoder for slot in safeencoders.verify(world).slots)
-    with torch.no_grad():
-        world.visual.transformer.resblocks[0].mlp.c_fc.weight *= 1.1
-        world.token_embedding.weight.copy_(held["token_embedding.weight"].roll(7, 0))
+    world.load_state_dict(held)  # somebody puts the originals back
     assert not any(slot.encoder for slot in safeencoders.verify(world).slots)
     safeencoders.unprotect(world)
     assert same(world.state_dict(), held)
@@ -642,7 +640,7 @@ def test_protect_names_what_does_not_fit(world):
     held = weights(world)
     with pytest.raises(FitError, match="another CLIP of the same sizes"):
         safeencoders.protect(world, encoders={"text": make(models.clip().config, 1).text_model})
-    with pytest.raises(HostError, match=r"expected a host of one of the kinds .*open_clip"):
+    with pytest.raises(HostError, match="expected a host with a CLIP text or vision tower"):
         safeencoders.protect(blip())
     assert same(world.state_dict(), held)
 
