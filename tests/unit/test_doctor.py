@@ -109,6 +109,7 @@ def test_a_torchvision_of_another_torch_is_wrong(monkeypatch, versions, tmp_path
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     assert "not needed" in of(examination.torchvision, "ok")[0].text
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: True)
+    monkeypatch.delitem(sys.modules, "torchvision", raising=False)  # another test may have loaded the real one
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "torchvision.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
     (wrong,) = of(examination.torchvision)
