@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 SKETCH = 32  # far above ATOMS: a foreign row keeps sqrt((32 - 4) / 32) of its length outside of any four atoms
 ATOMS = 4  # a prompt, the empty prompt, and the prompt with and without a word: what weighting tools combine
+STARTS = 8  # captions tried as the first of a combination
 TOLERANCE = 0.01  # bfloat16 alone moves a row by 0.002 of its length
 AMPLIFIED = 4.0  # weight 2 written as empty + 2 (row - empty) has 3
 KEPT = 512  # chunks of each shape; 77 rows of 32 numbers are 10 kB
@@ -104,7 +105,10 @@ class Ledger:
 
 
 def _explain(chunk: Tensor, atoms: Tensor) -> tuple[float, float]:
-    """Fit a chunk (L, s) by few of the atoms (m, L, s), chosen one after the other as in matching pursuit.
+    """Fit a chunk (L, s) by few of the atoms (m, L, s), row by row.
+
+    The atoms are chosen one after the other by orthogonal least squares (Chen et al., 1989), which finds the last one
+    of an exact combination for certain; so several first ones are tried, for captions resemble one another.
 
     Returns:
         The largest share of a row's length left over, and the largest sum of absolute coefficients of a row.
@@ -112,18 +116,30 @@ def _explain(chunk: Tensor, atoms: Tensor) -> tuple[float, float]:
     import torch
 
     norms = chunk.norm(dim=-1).clamp_min(1e-12)
-    directions = atoms / atoms.norm(dim=-1, keepdim=True).clamp_min(1e-12)
-    chosen: list[int] = []
-    rest, worst, amplitude = chunk, 1.0, 0.0
-    for _ in range(min(ATOMS, len(atoms))):
-        explained = ((directions * (rest / norms[:, None])).sum(-1) ** 2).sum(-1)
-        explained[chosen] = -1
-        chosen.append(int(explained.argmax()))
-        basis = atoms[chosen].permute(1, 2, 0)  # (L, s, atoms)
-        weights = torch.linalg.pinv(basis, rtol=1e-5) @ chunk[:, :, None]
-        rest = chunk - (basis @ weights)[:, :, 0]
-        worst = float((rest.norm(dim=-1) / norms).max())
-        amplitude = float(weights.abs().sum(1).max())
-        if worst <= TOLERANCE:
-            break
-    return worst, amplitude
+    goal = chunk / norms[:, None]
+    best = (1.0, 0.0)
+    energy = (_unit(atoms) * goal).sum(-1).square().sum(-1)
+    for first in energy.topk(min(STARTS, len(atoms))).indices.tolist():
+        chosen = [first]
+        while True:
+            basis = atoms[chosen].permute(1, 2, 0)  # (L, s, atoms)
+            weights = torch.linalg.pinv(basis, rtol=1e-5) @ chunk[:, :, None]
+            rest = (chunk - (basis @ weights)[:, :, 0]) / norms[:, None]
+            left = float(rest.norm(dim=-1).max())
+            best = min(best, (left, float(weights.abs().sum(1).max())))
+            if left <= TOLERANCE:
+                return best
+            if len(chosen) == min(ATOMS, len(atoms)):
+                break
+            frame = torch.linalg.qr(basis)[0]  # (L, s, atoms)
+            beyond = _unit(atoms - torch.einsum("lsk,mlk->mls", frame, torch.einsum("mls,lsk->mlk", atoms, frame)))
+            gain = (beyond * rest).sum(-1).square().sum(-1)
+            gain[chosen] = -1
+            chosen.append(int(gain.argmax()))
+    return best
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    """Return vectors of length 1; what is zero up to rounding stays zero."""
+    lengths = vectors.norm(dim=-1, keepdim=True)
+    return vectors / lengths.clamp_min(1e-12) * (lengths > 1e-5 * lengths.amax())

@@ -5,7 +5,7 @@ import torch
 
 from safeencoders import loading
 from safeencoders.integrations.ownership import KEPT, Ledger
-from safeencoders.pictoworld import models
+from safeencoders.pictoworld import models, scenes
 from safeencoders.pictoworld import tokenizer as world_tokenizer
 
 PROMPTS = ("a red dog in the park", "a blue cat at the beach with a gun", "", "a green horse in the city at noon")
@@ -96,3 +96,15 @@ def test_what_was_recorded_long_ago_is_forgotten(states):
 def test_two_ledgers_have_secrets_of_their_own(states):
     one, other = Ledger(), Ledger()
     assert not torch.equal(one._sketch(states[0]), other._sketch(states[0]))
+
+
+def test_weights_are_understood_among_many_captions_that_resemble_one_another():
+    quads = scenes.quads("val", 60, 0)
+    texts = ["", "nude", "a knife", *(q.unsafe_text for q in quads), *(q.safe_text for q in quads)]
+    ids, ledger = world_tokenizer.encode(models.tokenizer(), texts), Ledger()
+    own, foreign = (loading.load(name)(input_ids=ids).last_hidden_state for name in ("pictoworld", "none"))
+    ledger.record(own)
+    for i in (1, 2, 3, 20, 70, 100):
+        for weight in (0.7, 1.6):
+            assert ledger.find(own[:1] + weight * (own[i : i + 1] - own[:1])).verdict == "own"
+            assert ledger.find(foreign[:1] + weight * (foreign[i : i + 1] - foreign[:1])).verdict == "foreign"
