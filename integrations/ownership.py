@@ -142,4 +142,5 @@ def _explain(chunk: Tensor, atoms: Tensor) -> tuple[float, float]:
 def _unit(vectors: Tensor) -> Tensor:
     """Return vectors of length 1; what is zero up to rounding stays zero."""
     lengths = vectors.norm(dim=-1, keepdim=True)
-    return vectors / lengths.clamp_min(1e-12) * (lengths > 1e-5 * lengths.amax())
+    found: Tensor = vectors / lengths.clamp_min(1e-12) * (lengths > 1e-5 * lengths.amax())
+    return found
