@@ -52,7 +52,6 @@ class Guard:
         """Take the towers as they are now for good, unless they were measured before, and start recording."""
         self._local = threading.local()
         self._lock = threading.RLock()
-        self._calls = 0
         self._hooks = {name: self._recording(slot) for name, slot in self.slots.items()}
         for slot in self.slots.values():
             slot.good = slot.good or state(slot.tower, slot.tokenizer)
@@ -78,26 +77,17 @@ class Guard:
         for hook in self._hooks.values():
             hook.remove()
 
-    @property
-    def generating(self) -> bool:
-        """Say whether a call of the host is under way."""
-        return self._calls > 0
-
     # --- calls ------------------------------------------------------------------------------------------------------
     @contextmanager
     def calling(self, host: Any, arguments: Mapping[str, Any]) -> Iterator[None]:  # noqa: ANN401  any host
-        """Check a call of the host with its arguments by name, and count it as long as it lasts."""
+        """Check a call of the host with its arguments by name, and remember for its length whether all was well."""
         clean = self._examine(host, arguments)
         self.screen(arguments)
-        with self._lock:
-            self._calls += 1
         outer, self._local.clean = getattr(self._local, "clean", None), clean
         try:
             yield
         finally:
             self._local.clean = outer
-            with self._lock:
-                self._calls -= 1
 
     def encoding(self, host: Any, arguments: Mapping[str, Any], encode: Callable[[], Any]) -> Any:  # noqa: ANN401
         """Run one of the host's encode functions and remember its result, if nothing was wrong with tower or inputs."""

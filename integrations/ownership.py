@@ -70,11 +70,6 @@ class Ledger:
             return Finding("foreign", 1.0)
         return min((self._compare(rows, length) for length in known), key=lambda found: found.residual)
 
-    def knows(self, width: int) -> bool:
-        """Say whether anything of this width was recorded."""
-        with self._lock:
-            return any(width == known for _, known in self._chunks)
-
     def _lengths(self, rows: Tensor) -> list[int]:
         with self._lock:
             return [length for length, width in self._chunks
