@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -104,13 +105,16 @@ def protect(host: Any, *, encoders: Any = None, policy: Policy = "warn", on_even
         vars(host)[KEY] = Protection(policy, origins, measured, canaries, hashes, swap, notes)
         if policy != "off":
             guarded.attach(host, _guard(kind, host, vars(host)[KEY], on_event))
-        return coverage(host)
+        found = coverage(host)
     except BaseException:
         if guarded.guard_of(host) is not None:
             guarded.detach(host)
         vars(host).pop(KEY, None)
         swap.undo()
         raise
+    del slots  # they hold the towers that were taken out
+    _give_back_memory()
+    return found
 
 
 def unprotect(host: Any) -> None:  # noqa: ANN401
@@ -211,6 +215,14 @@ def _kind(host: Any) -> Host:  # noqa: ANN401
 def _protection(host: Any) -> Protection | None:  # noqa: ANN401
     found: Protection | None = getattr(host, "__dict__", {}).get(KEY)
     return found
+
+
+def _give_back_memory() -> None:
+    """Let the system have the pages that the towers taken out lay on: glibc keeps them, which a peak then pays for."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (AttributeError, OSError, TypeError):  # another C library
+        return
 
 
 def _refuse_while_generating(host: Any) -> None:  # noqa: ANN401

@@ -25,6 +25,14 @@ class McNemar(TypedDict):
     p: float
 
 
+class SignFlip(TypedDict):
+    """An exact paired permutation test over clusters: how many, how many differ, and the two-sided p-value."""
+
+    clusters: int
+    differing: int
+    p: float
+
+
 class Spread(TypedDict):
     """The same measurement over several seeds."""
 
@@ -66,6 +74,35 @@ def mcnemar(first: npt.ArrayLike, second: npt.ArrayLike) -> McNemar:
     only_right = int(np.count_nonzero(right & ~left))
     p = binomial_two_sided_half(only_left, only_left + only_right)
     return {"first_only": only_left, "second_only": only_right, "n": int(left.size), "p": p}
+
+
+def sign_flip(differences: npt.ArrayLike) -> SignFlip:
+    """Exact paired permutation test of two systems on the same cases, when cases come in clusters.
+
+    If neither system is better, swapping the two systems' outcomes within a cluster changes nothing, so the sign of
+    each cluster's difference is a fair coin, independent of the others. The test statistic is the sum T of the
+    differences; p = P(|T| as large or larger) over all 2^m signs. Its distribution is a convolution of one scaled
+    binomial for each size of difference, so nothing is sampled. With differences of -1, 0 and 1 only it is McNemar's.
+
+    Args:
+        differences: (m,) whole numbers: successes of the first system minus those of the second, per cluster.
+
+    Raises:
+        ValueError: If the shape is not (m,) or a difference is fractional.
+    """
+    values = np.asarray(differences)
+    if values.ndim != 1 or not bool(np.all(values == np.round(values))):
+        raise ValueError("Expected one whole number per cluster, shape (m,).")
+    whole = np.abs(values).astype(np.int64)
+    total = int(whole.sum())
+    pmf = np.ones(1)  # of the sum over the clusters whose sign is plus
+    for size, count in zip(*np.unique(whole[whole > 0], return_counts=True), strict=True):
+        spaced = np.zeros(int(size * count) + 1)
+        spaced[::size] = _fair_coins(int(count))
+        pmf = np.convolve(pmf, spaced)
+    smaller = (total - abs(int(values.sum()))) // 2
+    p = min(1.0, 2 * math.fsum(pmf[: smaller + 1].tolist()))
+    return {"clusters": int(values.size), "differing": int(np.count_nonzero(whole)), "p": p}
 
 
 def binomial_two_sided_half(successes: int, n: int) -> float:
@@ -123,6 +160,15 @@ def agreement(first: Sequence[Hashable], second: Sequence[Hashable]) -> Agreemen
     by_chance = sum(count * right[label] for label, count in left.items())
     kappa = None if by_chance == n * n else (same * n - by_chance) / (n * n - by_chance)
     return {"raw": raw, "kappa": kappa}
+
+
+def _fair_coins(n: int) -> list[float]:
+    """Return P(k heads in n tosses) for k = 0..n, each rounded once."""
+    count, found = 1, []
+    for k in range(n + 1):
+        found.append(count / (1 << n))
+        count = count * (n - k) // (k + 1)
+    return found
 
 
 def _outcomes(values: npt.ArrayLike) -> npt.NDArray[np.bool_]:

@@ -18,13 +18,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from safeencoders.categories import CATEGORIES, canonical
 from safeencoders.errors import BadInputError, SafeEncodersError, UnknownNameError
 from safeencoders.pictoworld import tokenizer as world_tokenizer
 from safeencoders.pictoworld.pixels import image_processor
 from safeencoders.training.readers.batches import PairsReader, count_tokens, encode_texts, load_pixels
 from safeencoders.training.readers.pairs import COLUMNS, Pairs, picture, usable
 from safeencoders.training.readers.sources import read_pairs
-from safeencoders.training.readers.tags import CATEGORIES, canonical
 
 ROWS = [
     {"safe_text": "a red dog", "unsafe_text": 'a, "blue"\ndog', "tag": "Violence"},

@@ -17,10 +17,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from safeencoders.categories import canonical
 from safeencoders.errors import BadInputError, MissingExtraError
 from safeencoders.training.readers.pairs import COLUMNS, IMAGES, Column, Pairs
 from safeencoders.training.readers.tables import FORMATS, Table, from_arrow
-from safeencoders.training.readers.tags import canonical
 
 if TYPE_CHECKING:
     import datasets  # type: ignore[import-untyped]
