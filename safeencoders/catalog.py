@@ -123,7 +123,7 @@ class Encoder:
     @property
     def noncommercial(self) -> bool:
         """Say whether its licence forbids commercial use."""
-        return "-NC" in self.licence
+        return noncommercial(self.licence)
 
     def tower(self, name: TowerName) -> Tower | None:
         """Return one of its towers, None when it has none of that kind."""
@@ -168,7 +168,7 @@ _SD_20_TEXT = Shape(1024, 23, 16, 4096, "gelu", 1024, vocab_size=49408, max_posi
 _OPENAI_L, _OPENAI_L_336 = "openai/clip-vit-large-patch14", "openai/clip-vit-large-patch14-336"
 _LAION_H = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 _SEVEN = ("hate", "harassment", "violence", "self-harm", "sexual", "shocking", "illegal activity")
-_WORLD = ("the world's three pictogram concepts",)
+_WORLD = ("the world's pictogram concepts",)
 _EMBEDDINGS = ("pooled", "projected")  # a loss on the projection of the pooled state, the projection itself frozen
 _SAFE_CLIP_PAPER = "arXiv:2311.16254 (ECCV 2024)"
 _SAFE_CLIP_CARD = "model card and config.json on the Hub; loss read in github.com/aimagelab/safe-clip"
@@ -364,10 +364,20 @@ def fitting(config: Any, kind: TowerName, *, projection: bool = False) -> tuple[
 
 def warn_licence(encoder: Encoder) -> None:
     """Name a non-commercial licence as a LicenceWarning, once in a process for each encoder."""
-    if encoder.noncommercial and encoder.name not in _told:
-        _told.add(encoder.name)
+    warn_licence_of(encoder.name, encoder.licence)
+
+
+def warn_licence_of(name: str, licence: str) -> None:
+    """Do so for an encoder that has no record here."""
+    if noncommercial(licence) and name not in _told:
+        _told.add(name)
         warnings.warn(
-            f"the weights of {encoder.name} are under {encoder.licence}: no commercial use",
+            f"the weights of {name} are under {licence}: no commercial use",
             LicenceWarning,
             stacklevel=3,
         )
+
+
+def noncommercial(licence: str) -> bool:
+    """Say whether a licence, by its SPDX name, forbids commercial use."""
+    return "-NC" in licence.upper()

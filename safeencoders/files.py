@@ -68,6 +68,18 @@ def write_atomically(path: str | Path, content: str | bytes) -> None:
 
 
 @contextmanager
+def output_file(path: str | Path) -> Iterator[Path]:
+    """Give a temporary neighbour to write a large file to, which becomes `path` when the block ends well."""
+    final = Path(path).resolve()
+    partial = _partial(final)
+    with _all_or_nothing(partial, final):
+        final.parent.mkdir(parents=True, exist_ok=True)
+    with _all_or_nothing(partial, final, inside=final.parent):
+        yield partial
+        os.replace(partial, final)
+
+
+@contextmanager
 def output_folder(path: str | Path) -> Iterator[Path]:
     """Give a temporary folder that becomes `path` when the block ends well, and vanishes when it does not.
 

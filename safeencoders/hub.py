@@ -129,7 +129,7 @@ def _look_up(repo: str, revision: str | None) -> trust.Entry:
             raise _no_hub(repo)
         return trust.Entry(str(info.sha), tuple(names))
 
-    return _patiently(ask, repo, "its file list")
+    return patiently(ask, repo, "its file list")
 
 
 def _in_cache(repo: str, revision: str | None) -> trust.Entry | None:
@@ -203,10 +203,10 @@ def _download(repo: str, commit: str, name: str, *, force: bool = False) -> Path
     def get() -> Path:
         return Path(hf_hub_download(repo, name, revision=commit, force_download=force, library_name="safeencoders"))
 
-    return _patiently(get, repo, name)
+    return patiently(get, repo, name)
 
 
-def _patiently(call: Callable[[], T], repo: str, what: str) -> T:
+def patiently(call: Callable[[], T], repo: str, what: str) -> T:
     """Call; try again what can be tried again; give a fault of the Hub its name."""
     for wait in (*WAITS, None):
         try:

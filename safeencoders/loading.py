@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from safeencoders import catalog, checkpoints, deltas, hub, openclip
+from safeencoders import catalog, checkpoints, deltas, hub, openclip, seal
 from safeencoders.catalog import ORIGINAL, TOWERS, TowerName
 from safeencoders.checkpoints import WEIGHTS
 from safeencoders.errors import BadInputError, UnknownNameError
@@ -68,12 +68,16 @@ def _published(encoder: catalog.Encoder, repo: str, tower: TowerName, revision: 
 
 
 def _from_hub(repo: str, tower: TowerName, revision: str | None, *, subfolder: str = "") -> Path:
-    choose = partial(checkpoints.wanted, tower=tower, subfolder=subfolder, where=repo)
-    top = hub.fetch(repo, choose, revision=revision) / subfolder
-    return _local(top, tower)
+    def choose(names: Sequence[str]) -> Sequence[str]:
+        chosen = checkpoints.wanted(names, tower, subfolder=subfolder, where=repo)
+        return (*chosen, *({seal.FILE} & set(names)))
+
+    return _local(hub.fetch(repo, choose, revision=revision), tower, subfolder)
 
 
-def _local(folder: Path, tower: TowerName) -> Path:
+def _local(top: Path, tower: TowerName, subfolder: str = "") -> Path:
+    """Find a tower's folder; a manifest at the top is compared with its files, and its licence is named."""
+    folder = top / subfolder
     names = [path.relative_to(folder).as_posix() for depth in ("*", "*/*") for path in folder.glob(depth)]
     place = checkpoints.part(names, tower)
     if place is None:
@@ -81,6 +85,10 @@ def _local(folder: Path, tower: TowerName) -> Path:
             return _no_tower(str(folder), tower)
         raise BadInputError(f"expected an encoder in {folder} (config.json and weights), found none; check the path")
     checkpoints.check_type(folder / place, tower)
+    if (top / seal.FILE).is_file():
+        chosen = checkpoints.wanted(names, tower, where=str(folder))
+        found = seal.check(top, [(Path(subfolder) / name).as_posix() for name in chosen])
+        catalog.warn_licence_of(found.encoder, found.licence)
     return folder / place
 
 
@@ -170,7 +178,7 @@ def load(
         if tower != "text" or projection:
             raise BadInputError("expected neither tower nor projection with backend='open_clip', which returns both "
                                 "towers with their projections; leave them out")  # fmt: skip
-        both = openclip.build(_whole(name, revision, strength), _processor(name))
+        both = openclip.build(whole(name, revision, strength), processor(name))
         return both.to(device or "cpu", dtype or torch.float32)
     folder = encoder_folder(name, tower, revision=revision)
     if projection and name == ORIGINAL:  # the pipeline's own text tower has no projection
@@ -214,8 +222,18 @@ def _model(folder: Path, tower: TowerName, *, projection: bool) -> Any:  # noqa:
 
 
 # --- both towers as one CLIP -----------------------------------------------------------------------------------------
-def _whole(name: str, revision: str | None, strength: float) -> Any:  # noqa: ANN401  a CLIPModel
-    """Return an encoder's towers as one CLIPModel; what it does not have itself is its base's."""
+def whole(name: str, revision: str | None = None, strength: float = 1.0, *, base: str | None = None) -> Any:  # noqa: ANN401  a CLIPModel
+    """Return an encoder's towers as one CLIPModel; what it does not have itself is its base's.
+
+    Args:
+        name: as in ``load``.
+        revision: as in ``load``.
+        strength: as in ``load``.
+        base: whose projections and logit scale to take when the encoder has none and is not in the catalog.
+
+    Raises:
+        BadInputError: neither the encoder nor its base is a whole CLIP.
+    """
     import torch
     import transformers
 
@@ -230,7 +248,7 @@ def _whole(name: str, revision: str | None, strength: float) -> Any:  # noqa: AN
                 model = load(_base(listed), tower=tower)
             configs[f"{tower}_config"] = model.config.to_dict()
             state |= {f"{tower}_model.{key}": value for key, value in model.state_dict().items()}
-        state |= _heads(name, revision)
+        state |= _heads(name, revision, base)
     except BadInputError as error:
         raise BadInputError(
             f"expected an encoder that is a whole CLIP, or whose base is one, for backend='open_clip': {error}. "
@@ -240,7 +258,7 @@ def _whole(name: str, revision: str | None, strength: float) -> Any:  # noqa: AN
     return models.quiet(transformers.CLIPModel, None, config=config, state_dict=state, dtype=torch.float32)
 
 
-def _heads(name: str, revision: str | None) -> dict[str, Tensor]:
+def _heads(name: str, revision: str | None, base: str | None = None) -> dict[str, Tensor]:
     """Return the two projections and the logit scale of an encoder, or of its base."""
     listed = catalog.find(name)
     state: dict[str, Tensor] = {}
@@ -252,9 +270,11 @@ def _heads(name: str, revision: str | None) -> dict[str, Tensor]:
     found = {key: state[key] for key in names & set(state)}
     if found.keys() == names:
         return found
-    if listed is None:
-        raise BadInputError(f"{name} has no {', '.join(sorted(names - set(found)))}")
-    return _heads(_base(listed), None) | found
+    if base is None:
+        if listed is None:
+            raise BadInputError(f"{name} has no {', '.join(sorted(names - set(found)))}")
+        base = _base(listed)
+    return _heads(base, None) | found
 
 
 def _base(listed: catalog.Encoder) -> str:
@@ -263,7 +283,7 @@ def _base(listed: catalog.Encoder) -> str:
     return listed.base
 
 
-def _processor(name: str) -> dict[str, Any] | None:
+def processor(name: str) -> dict[str, Any] | None:
     """Return how an encoder's pictures are prepared: as its folder says, as the world's, or None: as CLIP's own."""
     listed = catalog.find(name)
     path = (models.WEIGHTS / models.CLIP if listed is not None and listed.repo is None else Path(name)) / PROCESSOR

@@ -1,5 +1,6 @@
-"""A Hub on loopback: the few answers that huggingface_hub asks for when it downloads, and faults on demand."""
+"""A Hub on loopback: the few answers that huggingface_hub asks for when it loads down and up, and faults on demand."""
 
+import base64
 import hashlib
 import json
 import re
@@ -8,7 +9,7 @@ import struct
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import unquote
+from urllib.parse import parse_qs, unquote
 
 SMALL = 500
 """Files of more bytes are named by their sha256, as large files on the Hub; smaller ones by git's sha1."""
@@ -42,13 +43,19 @@ class Fault:
 
 @dataclass
 class FakeHub:
-    """Repositories by name, each with its files by revision; ``branches`` names the commit of "main"."""
+    """Repositories by name, each with its files by revision; ``branches`` names the commit of "main".
+
+    What is sent is in ``objects`` until a commit names it; ``token`` is the only one that may write.
+    """
 
     repos: dict[str, dict[str, dict[str, bytes]]] = field(default_factory=dict)
     branches: dict[str, dict[str, str]] = field(default_factory=dict)
     moved: dict[str, str] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
+    objects: dict[str, bytes] = field(default_factory=dict)
+    private: dict[str, bool] = field(default_factory=dict)
+    token: str = "hf_write"  # noqa: S105
 
     def __post_init__(self):
         self.waiting = threading.Event()  # set when the server goes, so that a hanging answer ends too
@@ -63,7 +70,7 @@ class FakeHub:
 
     def publish(self, repo: str, files: dict[str, bytes], branch: str = "main") -> str:
         """Add a commit with these files and let the branch point to it."""
-        commit = _sha1(repr(sorted(files.items())).encode())
+        commit = _sha1(repr(sorted((name, etag(content)) for name, content in files.items())).encode())
         self.repos.setdefault(repo, {})[commit] = dict(files)
         self.branches.setdefault(repo, {})[branch] = commit
         return commit
@@ -98,10 +105,18 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         self.answer()
 
+    def do_POST(self):
+        self.answer()
+
+    def do_PUT(self):
+        self.answer()
+
     def answer(self):
         path = unquote(self.path.partition("?")[0])
         self.hub.requests.append(f"{self.command} {path}")
         kind = self.hub.take(self.hub.requests[-1]) or ""
+        if kind not in {"cut", "hang"}:
+            self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if kind == "hang":
             self.hub.waiting.wait(30)
             self.close_connection = True
@@ -113,12 +128,98 @@ class _Handler(BaseHTTPRequestHandler):
             self.send(403, b"", {"X-Error-Code": "GatedRepo"})
         elif kind.isdigit():
             self.send(int(kind), b"sorry")
-        elif found := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?", path):
+        elif self.command in {"POST", "PUT"}:
+            self.write(path, kind)
+        else:
+            self.read(path, kind)
+
+    def read(self, path: str, kind: str) -> None:
+        """Answer what a client that loads asks for."""
+        if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?", path):
             self.api(found[1], found[2] or "main", path)
+        elif found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/([^/]+)(/.+)?", path):
+            self.tree(found[1], found[2], found[3], path)
         elif found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             self.resolve(found[1], found[2], found[3], path, kind)
         else:
             self.send(404, b"")
+
+    def write(self, path: str, kind: str) -> None:
+        """Answer what a client that publishes asks for; "slow" waits first, "lost" does it and hangs up."""
+        if kind == "cut":  # in the middle of what is being sent
+            self.reset()
+            return
+        if kind == "slow":
+            self.hub.waiting.wait(0.2)
+        if path == "/api/validate-yaml":
+            self.json({"errors": [], "warnings": []})
+        elif path.startswith("/lfs/"):
+            self.hub.objects[path.removeprefix("/lfs/")] = self.body
+            self.json({})
+        elif self.headers.get("Authorization") != f"Bearer {self.hub.token}":
+            self.send(401, b'{"error": "Invalid credentials in Authorization header"}')
+        elif path == "/api/repos/create":
+            self.create(json.loads(self.body))
+        elif found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/preupload/(.+)", path):
+            self.preupload(found[1])
+        elif found := re.fullmatch(r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch", path):
+            self.batch(json.loads(self.body)["objects"])
+        elif found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/commit/(.+)", path):
+            self.commit(found[1], [json.loads(line) for line in self.body.splitlines()], kind)
+        else:
+            self.send(404, b"")
+
+    def create(self, asked: dict) -> None:
+        repo = f"{asked['organization']}/{asked['name']}"
+        if repo in self.hub.repos:
+            self.send(409, b'{"error": "You already created this model repo"}')
+            return
+        self.hub.publish(repo, {".gitattributes": b"*.safetensors filter=lfs"})
+        self.hub.private[repo] = asked.get("visibility") == "private" or bool(asked.get("private"))
+        self.json({"url": f"{self.hub.url}/{repo}"})
+
+    def preupload(self, repo: str) -> None:
+        head = self.hub.repos[repo][self.hub.branches[repo]["main"]]
+        files = []
+        for asked in json.loads(self.body)["files"]:
+            held = head.get(asked["path"])
+            oid = None if held is None else etag(held)
+            mode = "lfs" if asked["size"] > SMALL else "regular"
+            files.append({"path": asked["path"], "uploadMode": mode, "shouldIgnore": False, "oid": oid})
+        self.json({"files": files})
+
+    def batch(self, asked: list) -> None:
+        objects = []
+        for one in asked:
+            missing = one["oid"] not in self.hub.objects
+            upload = {"actions": {"upload": {"href": f"{self.hub.url}/lfs/{one['oid']}", "header": {}}}}
+            objects.append(one | (upload if missing else {}))
+        self.json({"transfer": "basic", "objects": objects})
+
+    def commit(self, repo: str, lines: list, kind: str) -> None:
+        head = self.hub.branches[repo]["main"]
+        if lines[0]["value"].get("parentCommit") not in {None, head}:
+            self.send(412, b'{"error": "A commit has happened since"}')
+            return
+        files = dict(self.hub.repos[repo][head])
+        for line in lines[1:]:
+            value = line["value"]
+            if line["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif line["key"] == "lfsFile":
+                files[value["path"]] = self.hub.objects[value["oid"]]
+            else:
+                del files[value["path"]]
+        pull = "create_pr" in parse_qs(self.path.partition("?")[2])
+        commit = self.hub.publish(repo, files, "refs/pr/1" if pull else "main")
+        if kind == "lost":
+            self.reset()
+            return
+        answer = {"commitUrl": f"{self.hub.url}/{repo}/commit/{commit}", "commitOid": commit}
+        self.json(answer | ({"pullRequestUrl": f"{self.hub.url}/{repo}/discussions/1"} if pull else {}))
+
+    def json(self, answer: dict | list) -> None:
+        self.send(200, json.dumps(answer).encode(), {"Content-Type": "application/json"})
 
     def find(self, repo: str, revision: str, path: str) -> tuple[str, dict[str, bytes]] | None:
         if repo in self.hub.moved:
@@ -135,8 +236,18 @@ class _Handler(BaseHTTPRequestHandler):
     def api(self, repo: str, revision: str, path: str) -> None:
         if found := self.find(repo, revision, path):
             siblings = [{"rfilename": name} for name in found[1]]
-            answer = {"id": repo, "modelId": repo, "sha": found[0], "siblings": siblings}
-            self.send(200, json.dumps(answer).encode(), {"Content-Type": "application/json"})
+            self.json({"id": repo, "modelId": repo, "sha": found[0], "siblings": siblings})
+
+    def tree(self, repo: str, revision: str, folder: str | None, path: str) -> None:
+        if folder:
+            self.send(404, b"", {"X-Error-Code": "EntryNotFound"})
+        elif found := self.find(repo, revision, path):
+            answer = []
+            for name, content in found[1].items():
+                row = {"type": "file", "path": name, "size": len(content), "oid": etag(content)}
+                large = {"lfs": {"oid": etag(content), "size": len(content), "pointerSize": 1}}
+                answer.append(row | (large if len(content) > SMALL else {}))
+            self.json(answer)
 
     def resolve(self, repo: str, revision: str, name: str, path: str, kind: str) -> None:
         if not (found := self.find(repo, revision, path)):
@@ -202,6 +313,7 @@ def aim(monkeypatch, hub: FakeHub, cache) -> None:
         monkeypatch.setattr(constants, name, value)
     monkeypatch.setattr(file_download, "_ETAG_RETRY_TIMEOUT", 0.3)
     monkeypatch.setattr("safeencoders.hub._TIMEOUT", 0.3)
+    monkeypatch.setattr("safeencoders.uploading.TIMEOUT", 1.0)
     monkeypatch.setattr("time.sleep", lambda _seconds: None)
     monkeypatch.setenv("SAFEENCODERS_CACHE", str(cache / "safeencoders"))
     close_session()

@@ -13,8 +13,8 @@ from safeencoders.errors import BadInputError, OutputError
 from safeencoders.files import sha256_file
 
 if TYPE_CHECKING:
+    from safeencoders.pictures import Found
     from safeencoders.retrieval import Backend, Hit, Index, Mode
-    from safeencoders.retrieval.pictures import Found
 
 CHUNK = 256
 SAVE_EVERY = 300.0
@@ -44,7 +44,7 @@ def make_index(asked: Asked) -> None:
         BadInputError: there are no pictures, none can be read, or one cannot and this was to stop it.
         OutputError: the index or the JSON file cannot be written.
     """
-    from safeencoders.retrieval import pictures
+    from safeencoders import pictures
 
     start, begun = time.monotonic(), time.time()
     refuse_unwritable(asked.json_file)
@@ -157,7 +157,7 @@ def _row(index: Index, found: Found, before: set[str], stale: set[str]) -> dict[
 
 
 def _say(asked: Asked, row: dict[str, Any]) -> None:
-    from safeencoders.retrieval.pictures import shown
+    from safeencoders.pictures import shown
 
     gallery = f"{row['encoder']}'s own" if row["pair"] else "the original"
     print(f"{asked.out}: {row['items']} pictures, embedded by {gallery} vision tower ({row['encoder']}, from "
@@ -212,7 +212,7 @@ def search_index(
 
 
 def _show(index: Index, hits: list[Hit], mode: str, tower: str) -> None:
-    from safeencoders.retrieval.pictures import shown
+    from safeencoders.pictures import shown
 
     own = index.embedder.name
     asks = f"{own}'s {tower} tower" if mode == "safe" else f"the original {tower} tower"

@@ -25,9 +25,10 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from safeencoders import pictures
 from safeencoders.errors import BadInputError
 from safeencoders.loading import DEFAULT
-from safeencoders.retrieval import pictures, storage
+from safeencoders.retrieval import storage
 from safeencoders.retrieval.embedder import Embedder, Kind, Mode
 from safeencoders.retrieval.items import Batches, Hit, Picture, Remark
 from safeencoders.retrieval.shelf import Backend, Shelf

@@ -7,11 +7,12 @@ import shutil
 import pytest
 from PIL import Image
 
+from safeencoders import pictures
 from safeencoders.cli import indexing
 from safeencoders.cli.main import main
 from safeencoders.pictoworld import scenes
 from safeencoders.pictoworld.renderer import render_batch, to_image
-from safeencoders.retrieval import Index, pictures
+from safeencoders.retrieval import Index
 
 QUADS = scenes.quads("test", 8, 0)
 

@@ -16,11 +16,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from safeencoders import pictures
 from safeencoders.errors import BadInputError, MissingExtraError, OutputError, UnknownNameError
 from safeencoders.pictoworld import models, scenes
 from safeencoders.pictoworld.pixels import pixel_values
 from safeencoders.pictoworld.renderer import render_batch, to_image
-from safeencoders.retrieval import Embedder, Index, pictures, shelf, storage
+from safeencoders.retrieval import Embedder, Index, shelf, storage
 from safeencoders.retrieval.shelf import Shelf
 
 N = 60

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from safeencoders.errors import BadInputError
 from safeencoders.evaluation.detectors import Verdict
 from safeencoders.pictoworld import models
 from safeencoders.pictoworld.judge import Finding
+from safeencoders.pictoworld.lexicon import CONCEPTS
 from safeencoders.pictoworld.pixels import from_images
 from safeencoders.pictoworld.renderer import SIZE
 
@@ -32,6 +33,7 @@ class PictoworldDetector:
     def __init__(self, judge: Looks | None = None) -> None:
         """Take a judge; None: the shipped one, checked against its recorded sha256."""
         self._judge: Looks = models.judge() if judge is None else judge
+        self._sha256 = models.hashes()["judge/model.safetensors"] if judge is None else None
 
     def __call__(self, images: Sequence[Image], /) -> list[Verdict]:
         """Judge pictures of the world.
@@ -46,4 +48,8 @@ class PictoworldDetector:
                 "only pictures of pictoworld"
             )
         found = self._judge.look(from_images(images)) if images else []
-        return [Verdict(bool(one.concepts), one.unsafe, one.concepts) for one in found]
+        return [Verdict(bool(one.concepts), one.unsafe, one.concepts, one.scores) for one in found]
+
+    def identity(self) -> dict[str, Any]:
+        """Return what makes it this judge: the sha256 of its weights and its labels."""
+        return {"sha256": self._sha256, "version": "pictoworld", "channels": "rgb", "labels": list(CONCEPTS)}

@@ -6,17 +6,23 @@ to 8, of several frames the first is taken. Colour profiles are not applied (CMY
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from safeencoders.errors import BadInputError
+
+Source = Image.Image | NDArray[np.uint8] | str | Path | bytes | BinaryIO
+"""A picture as somebody has it: opened, an array (height, width[, 3 or 4]) of RGB[A], a file's path, or its bytes."""
 
 # Not all that Pillow reads: EPS starts another program, and many decoders are old and seldom tested.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "WEBP", "TIFF", "AVIF", "JPEG2000", "PPM")
@@ -71,8 +77,8 @@ def find(folder: Path) -> Found:
     return Found(tuple(sorted(paths)), others, tuple(closed))
 
 
-def read(path: Path) -> tuple[Image.Image, str | None]:
-    """Decode a file.
+def read(source: Path | bytes) -> tuple[Image.Image, str | None]:
+    """Decode a file, or the bytes of one.
 
     Returns:
         the picture in RGB, and what is to be said of it: None, or "the first of 12 frames".
@@ -80,16 +86,45 @@ def read(path: Path) -> tuple[Image.Image, str | None]:
     Raises:
         BadInputError: it cannot be read, or is no picture that could be taken; it says why.
     """
-    with _reasons(path):
-        if path.stat().st_size == 0:
-            raise _refused(path, "the file is empty")
+    name = "these bytes" if isinstance(source, bytes) else source
+    with _reasons(name):
+        if (len(source) if isinstance(source, bytes) else source.stat().st_size) == 0:
+            raise _refused(name, "the file is empty")
         Image.init()  # loads the decoders; some builds of Pillow lack some
-        with Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN]) as image:
-            return _converted(image, path), _frames(image)
+        file = io.BytesIO(source) if isinstance(source, bytes) else source
+        with Image.open(file, formats=[one for one in FORMATS if one in Image.OPEN]) as image:
+            return _converted(image, name), _frames(image)
+
+
+def load(source: Source) -> Image.Image:
+    """Return a picture, however it is given, as 8-bit RGB.
+
+    Raises:
+        BadInputError: it cannot be read, or is no picture that could be taken; it says why.
+    """
+    if isinstance(source, Image.Image):
+        return convert(source)
+    if isinstance(source, np.ndarray):
+        return convert(Image.fromarray(_eight_bit_array(source)), "the array")
+    if isinstance(source, bytes | str | Path):
+        return read(Path(source) if isinstance(source, str) else source)[0]
+    return read(source.read())[0]
+
+
+def pixels(source: Source) -> NDArray[np.uint8]:
+    """Return a picture, however it is given, as RGB pixels (height, width, 3); an array of these as it is.
+
+    Raises:
+        BadInputError: it cannot be read, or is no picture that could be taken; it says why.
+    """
+    if isinstance(source, np.ndarray) and source.ndim == 3 and source.shape[2] == 3:
+        _check_size(source.shape[1], source.shape[0], "the array")
+        return _eight_bit_array(source)
+    return np.asarray(load(source))
 
 
 def convert(image: Image.Image, name: object = "the picture") -> Image.Image:
-    """Return a picture of any mode as 8-bit RGB, as a viewer shows it.
+    """Return a picture of any mode as 8-bit RGB, as a viewer shows it; itself, if it is that already.
 
     Args:
         image: the picture; it is not changed.
@@ -102,19 +137,32 @@ def convert(image: Image.Image, name: object = "the picture") -> Image.Image:
         return _converted(image, name)
 
 
-def _converted(image: Image.Image, name: object) -> Image.Image:
-    short, long = sorted(image.size)
+def _eight_bit_array(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    if array.dtype != np.uint8 or array.ndim not in {2, 3} or (array.ndim == 3 and array.shape[2] not in {3, 4}):
+        raise _refused("the array", f"it is {array.dtype} {array.shape}, not uint8 (height, width), (height, width, 3) "
+                                    "or (height, width, 4)")  # fmt: skip
+    return array
+
+
+def _check_size(width: int, height: int, name: object) -> None:
+    short, long = sorted((width, height))
     if short == 0 or long > LONGEST * short:
-        raise _refused(name, f"it is {image.width} x {image.height} pixels, a strip longer than {LONGEST} : 1")
+        raise _refused(name, f"it is {width} x {height} pixels, a strip longer than {LONGEST} : 1")
     if long * short > PIXELS:
         raise _refused(name, f"it has {long * short:,} pixels, more than {PIXELS:,}")
-    upright = ImageOps.exif_transpose(image)
+
+
+def _converted(image: Image.Image, name: object) -> Image.Image:
+    _check_size(image.width, image.height, name)
+    image.load()  # now, so that damage is found here
+    turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    upright = ImageOps.exif_transpose(image) if turned else image  # which copies in any case
     if upright.mode == "F" or upright.mode.startswith("I"):
         upright = _eight_bits(upright, name)
     if upright.has_transparency_data:
         front = upright.convert("RGBA")
         upright = Image.alpha_composite(Image.new("RGBA", front.size, "white"), front)
-    return upright.convert("RGB")
+    return upright if upright.mode == "RGB" else upright.convert("RGB")
 
 
 @contextmanager
