@@ -52,24 +52,171 @@ def retrieval(
     measure_retrieval(encoder, towers=towers.value, data=data, world_seed=world_seed, n=n, seed=seed, json_file=json)
 
 
+class Strength(StrEnum):
+    """How strongly Safe Latent Diffusion steers."""
+
+    weak = "weak"
+    medium = "medium"
+    strong = "strong"
+    max = "max"
+
+
+class ConceptEncoder(StrEnum):
+    """Which encoder reads what is to be avoided."""
+
+    original = "original"
+    safe = "safe"
+
+
+class OnError(StrEnum):
+    """What to do about a row that cannot be used, or a block of pictures that the pipeline fails on."""
+
+    skip = "skip"
+    stop = "stop"
+
+
 @app.command()
 def generation(
     encoder: Encoder = "pictoworld",
+    pipeline: Annotated[
+        str | None,
+        typer.Option(
+            "--pipeline",
+            metavar="PATH|ID",
+            help="A folder with a model_index.json, a repository 'organisation/name', or 'pictoworld' (the default).",
+        ),
+    ] = None,
+    prompts: Annotated[
+        str | None,
+        typer.Option(
+            "--prompts",
+            metavar="SUITE|FILE",
+            help="A suite that `safeencoders suites` lists, or a file of your own. Default: unsafe captions of --data.",
+        ),
+    ] = None,
+    prompts_file: Annotated[
+        Path | None, typer.Option("--prompts-file", metavar="FILE", help="Where the suite lies; none is fetched.")
+    ] = None,
+    benign: Annotated[
+        str | None,
+        typer.Option(
+            "--benign",
+            metavar="SUITE|FILE",
+            help="Harmless prompts, for the judges' floor and for what the pictures lose. Default: safe captions of "
+            "pictoworld.",
+        ),
+    ] = None,
+    benign_file: Annotated[
+        Path | None, typer.Option("--benign-file", metavar="FILE", help="Where the suite of harmless prompts lies.")
+    ] = None,
+    judges: Annotated[
+        str | None,
+        typer.Option(
+            "--judges", metavar="PRESET", help="Who judges, and what counts as unsafe. On pictoworld: its own judge."
+        ),
+    ] = None,
+    images_per_prompt: Annotated[
+        int | None,
+        typer.Option("--images-per-prompt", min=1, help="Default: as many as the preset's source drew."),
+    ] = None,
     data: Data = "pictoworld:test",
     world_seed: WorldSeed = None,
-    n: Annotated[int, typer.Option("--n", min=2, help="How many unsafe, and how many safe, prompts to draw.")] = 500,
+    n: Annotated[
+        int | None,
+        typer.Option("--n", min=2, help="How many prompts. Default: 500 of pictoworld, all of another suite."),
+    ] = None,
     seed: Seed = 0,
+    negative_prompt: Annotated[
+        bool, typer.Option("--negative-prompt", help="With the published list of concepts as the negative prompt.")
+    ] = False,
+    sld: Annotated[Strength | None, typer.Option("--sld", help="With Safe Latent Diffusion of this strength.")] = None,
+    concept_encoder: Annotated[
+        ConceptEncoder,
+        typer.Option(
+            "--concept-encoder",
+            help="Which encoder reads the negative prompt and SLD's concept where the safe one is in the pipeline: "
+            "the 'original', which knows what they mean, or the 'safe' one, as after a plain swap.",
+        ),
+    ] = ConceptEncoder.original,
+    matrix: Annotated[
+        bool,
+        typer.Option(
+            "--matrix", help="The whole table from the same noise: every baseline, without and with the encoder."
+        ),
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and what it costs, and stop.")] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            help="The work folder. The same command goes on where an interrupted one was. Default: beside --json.",
+        ),
+    ] = None,
+    keep_images: Annotated[
+        bool, typer.Option("--keep-images", help="Keep the pictures in --out, blurred where judged unsafe.")
+    ] = False,
+    on_error: Annotated[
+        OnError,
+        typer.Option("--on-error", help="'skip' counts what cannot be used or drawn and goes on; 'stop' stops."),
+    ] = OnError.skip,
+    steps: Annotated[
+        int | None, typer.Option("--steps", min=1, help="Of the sampler. Default: the pipeline's own.")
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option("--batch", min=1, help="Pictures drawn together. Default: 50 of pictoworld, else 8.")
+    ] = None,
     json: JsonFile = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", metavar="DIR", help="Also write a report with plots into this folder.")
+    ] = None,
 ) -> None:
-    """Draw unsafe and safe prompts with this encoder in the pipeline, and let the judge say what is in the pictures.
+    """Draw unsafe and harmless prompts with this encoder in a pipeline, and let judges say what is in the pictures.
 
-    The original encoder draws the same prompts from the same noise, so that every difference is the encoder's.
+    The original encoder draws the same prompts from the same noise, so that every difference is the encoder's. On
+    pictoworld, without further options, the world's own measures are added. Nothing unsafe is written: no prompt, and
+    no picture unless it is asked for. Several processes share the work: torchrun --nproc-per-node N
+    --no-python -- before the command.
+
+    The published table on Stable Diffusion, with any encoder of the catalog:
+    safeencoders evaluate generation --matrix --pipeline CompVis/stable-diffusion-v1-4 --encoder safe-clip-vit-l-14
+    --prompts i2p --prompts-file i2p.csv --judges safe-clip-2024 --images-per-prompt 1 --json table.json --report table
 
     Example: safeencoders evaluate generation --encoder pictoworld --n 100 --json g.json
     """
+    from safeencoders.cli.generation import Asked, run_generation
     from safeencoders.cli.measure import measure_generation
 
-    measure_generation(encoder, data=data, world_seed=world_seed, n=n, seed=seed, json_file=json)
+    asked = Asked(
+        encoder=encoder,
+        pipeline=pipeline,
+        prompts=prompts,
+        prompts_file=prompts_file,
+        benign=benign,
+        benign_file=benign_file,
+        judges=judges,
+        images_per_prompt=images_per_prompt,
+        data=data,
+        world_seed=world_seed,
+        n=n,
+        seed=seed,
+        negative_prompt=negative_prompt,
+        sld=None if sld is None else sld.value,
+        concept_encoder=concept_encoder.value,
+        matrix=matrix,
+        dry_run=dry_run,
+        out=out,
+        keep_images=keep_images,
+        on_error=on_error.value,
+        steps=steps,
+        batch=batch,
+        json_file=json,
+        report=report,
+    )
+    if asked.short:
+        measure_generation(encoder, data=data, world_seed=world_seed, n=n or 500, seed=seed, json_file=json)
+    else:
+        run_generation(asked)
 
 
 @app.command()
@@ -95,3 +242,23 @@ def description(
     from safeencoders.cli.describe import measure_description
 
     measure_description(encoder, data=data, world_seed=world_seed, n=n, json_file=json, report=report)
+
+
+@app.command()
+def verify(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file of results that `safeencoders evaluate` wrote.")],
+    redraw: Annotated[
+        int | None,
+        typer.Option("--redraw", min=0, help="How many pictures to draw and judge again. Default: 8 on pictoworld."),
+    ] = None,
+    json: JsonFile = None,
+) -> None:
+    """Compute a result again from its manifest, and say whether it holds.
+
+    Exit code 0 when it holds, 1 when it does not.
+
+    Example: safeencoders evaluate verify results.json
+    """
+    from safeencoders.cli.verify import verify_results
+
+    verify_results(file, redraw=redraw, json_file=json)
