@@ -12,7 +12,23 @@ from typing import Annotated
 import typer
 
 from safeencoders import __version__
-from safeencoders.cli import doctor, evaluate, explain, index, protect, quickstart, redteam, train, world
+from safeencoders.cli import (
+    cards,
+    demo,
+    doctor,
+    evaluate,
+    explain,
+    export,
+    index,
+    protect,
+    publish,
+    quickstart,
+    redteam,
+    scan,
+    suites,
+    train,
+    world,
+)
 from safeencoders.errors import SafeEncodersError
 
 DONE, NO, BAD_INPUT, FAULT, INTERRUPTED = 0, 1, 2, 70, 130
@@ -37,6 +53,12 @@ app.command("explain")(explain.explain)
 app.command("index")(index.index)
 app.command("search")(index.search)
 app.command("doctor")(doctor.doctor)
+app.command("scan")(scan.scan)
+app.command("cards")(cards.cards)
+app.command("publish")(publish.publish)
+app.command("export")(export.export)
+app.command("demo")(demo.demo)
+app.add_typer(suites.app, name="suites")
 app.add_typer(world.app, name="world")
 app.add_typer(evaluate.app, name="evaluate")
 
