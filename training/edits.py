@@ -51,9 +51,21 @@ class EditSpec:
                 f"got {self.rank}, {self.alpha} and {self.dropout}"
             )
 
-    def apply(self, tower: nn.Module) -> Edit:
-        """Return an edit of a copy of the tower, which itself is left untouched."""
-        return FullEdit(tower, self.frozen) if self.kind == "full" else LoraEdit(tower, self)
+    def apply(self, tower: nn.Module, start: nn.Module | None = None) -> Edit:
+        """Return an edit of a copy of the tower, which itself is left untouched.
+
+        Args:
+            tower: the original, the edit's reference.
+            start: where the tuned copy begins; None: at the original.
+
+        Raises:
+            BadInputError: adapters cannot begin elsewhere than at the original.
+        """
+        if self.kind == "full":
+            return FullEdit(tower, self.frozen, start)
+        if start is not None:
+            raise BadInputError('expected [edit] kind "full" to go on from the towers of another run, got "lora"')
+        return LoraEdit(tower, self)
 
 
 class Edit(Protocol):
@@ -82,9 +94,9 @@ class Edit(Protocol):
 class FullEdit:
     """Every weight of the tower may move, except those under the frozen names."""
 
-    def __init__(self, tower: nn.Module, frozen: tuple[str, ...] = ()) -> None:
+    def __init__(self, tower: nn.Module, frozen: tuple[str, ...] = (), start: nn.Module | None = None) -> None:
         self._original = copy.deepcopy(tower).eval().requires_grad_(requires_grad=False)
-        self.tuned = copy.deepcopy(tower).eval()
+        self.tuned = copy.deepcopy(tower if start is None else start).eval()
         for name, parameter in self.tuned.named_parameters():
             parameter.requires_grad_(not name.startswith(frozen))
 

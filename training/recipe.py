@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from safeencoders.errors import BadInputError, UnknownNameError
+from safeencoders.training.adversary import Attack
 from safeencoders.training.edits import EditSpec
 from safeencoders.training.loop import Schedule
 from safeencoders.training.objectives import objectives
@@ -35,6 +36,7 @@ class Recipe:
         towers: which towers are trained: "text", "vision" or "both".
         edit: how their weights may move.
         reference: "frozen", the original, or "self", as the released Safe-CLIP script has it; an ablation.
+        attack: how captions are attacked while the tower is trained; None: they are not.
         options: numbers of a base model's own, such as the chunks of latents to draw from.
     """
 
@@ -46,6 +48,7 @@ class Recipe:
     towers: Towers = "text"
     edit: EditSpec = field(default_factory=EditSpec)
     reference: Literal["frozen", "self"] = "frozen"
+    attack: Attack | None = None
     options: Mapping[str, int] = field(default_factory=dict)
 
     def terms(self) -> Objective:
@@ -71,7 +74,7 @@ def from_values(values: Mapping[str, Any], name: str) -> Recipe:
         BadInputError: a number is missing or of the wrong type.
     """
     values = {"name": name, **values}
-    for part, kind in (("schedule", Schedule), ("edit", EditSpec)):
+    for part, kind in (("schedule", Schedule), ("edit", EditSpec), ("attack", Attack)):
         if not isinstance(values.get(part, {}), dict):
             raise BadInputError(f"expected a table [{part}] in recipe {name}, got {values[part]!r}")
         fill(kind, values.get(part, {}), f"[{part}] of recipe {name}")

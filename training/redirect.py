@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, Literal
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from safeencoders.errors import BadInputError
+from safeencoders.training.adversary import Adversary, Attack
 from safeencoders.training.distributed import gather_rows, processes, rank, sum_gradients, total
 from safeencoders.training.edits import Edit, EditSpec
 from safeencoders.training.objectives.terms import Embeddings, Kind, Objective, Role, Source, Term, TowerName, Want
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 Reference = Literal["frozen", "self"]
 Batch = Mapping[Role, Tensor]
+ATTACKED: frozenset[Role] = frozenset({"a", "a0", "a^"})
 
 
 class Encoders:
@@ -33,6 +36,7 @@ class Encoders:
         reference: "frozen", the original, or "self", the tuned tower as it is now without a gradient: what the
             released Safe-CLIP script does by a fault, kept as an ablation.
         autocast: makes the context in which towers run, e.g. an accelerator's for bf16.
+        fixed: by tower; tuned towers that are not trained any more.
     """
 
     def __init__(
@@ -41,8 +45,9 @@ class Encoders:
         edits: Mapping[TowerName, Edit],
         reference: Reference = "frozen",
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        fixed: Mapping[TowerName, nn.Module] | None = None,
     ) -> None:
-        self.edits, self.reference = edits, reference
+        self.edits, self.reference, self._fixed = edits, reference, fixed or {}
         self._clip, self._autocast = clip, autocast
         self.scale = float(clip.logit_scale.detach().exp())
         self.device = clip.logit_scale.device
@@ -57,19 +62,29 @@ class Encoders:
             elif source.seen_from:
                 found = self._aligned(source, kinds, batch)
             else:
-                found = self._text(source, kinds, {"input_ids": batch[source.role]})
+                found = self._text(source, kinds, {"input_ids": batch[source.role]}, batch.get("a^"))
         return {kind: value.float() for kind, value in found.items()}
 
     def _tower(self, source: Source) -> AbstractContextManager[nn.Module]:
         edit = self.edits.get(source.tower)
+        if edit is None and source.tuned and source.tower in self._fixed:
+            return nullcontext(self._fixed[source.tower])
         if edit is None:
             return nullcontext(self._clip.text_model if source.tower == "text" else self._clip.vision_model)
         if source.tuned or self.reference == "self":
             return nullcontext(edit.tuned)
         return edit.reference()
 
-    def _text(self, source: Source, kinds: set[Kind], inputs: dict[str, Tensor]) -> dict[Kind, Tensor]:
-        with self._tower(source) as tower:
+    def words(self, ids: Tensor) -> Tensor:
+        """Return the vectors that the text tower reads for tokens, (n, L, width), without a gradient."""
+        with self._tower(Source("a", tuned=True)) as tower:
+            table: Tensor = tower.get_input_embeddings().weight.detach()  # type: ignore[operator]  # declared as any module
+        return table[ids]
+
+    def _text(
+        self, source: Source, kinds: set[Kind], inputs: dict[str, Tensor], vectors: Tensor | None = None
+    ) -> dict[Kind, Tensor]:
+        with self._tower(source) as tower, _given(tower, vectors if source.role == "a" else None):
             output: Any = tower(**inputs, output_hidden_states="penultimate" in kinds)
         return _pick(output, kinds, self._clip.text_projection)
 
@@ -86,6 +101,20 @@ class Encoders:
         found = self._text(source, kinds, {"input_ids": inputs, "position_ids": positions})
         index = places.to(inputs.device)[..., None]
         return {kind: value.gather(1, index.expand(-1, -1, value.shape[-1])) for kind, value in found.items()}
+
+
+@contextmanager
+def _given(tower: nn.Module, vectors: Tensor | None) -> Iterator[None]:
+    """Let the tower read these vectors (n, L, width) in place of its tokens'; None: its own."""
+    if vectors is None:
+        yield
+        return
+    table: nn.Module = tower.get_input_embeddings()  # type: ignore[operator]  # declared as any module
+    handle = table.register_forward_hook(lambda *_: vectors)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _pick(output: Any, kinds: set[Kind], projection: nn.Module) -> dict[Kind, Tensor]:  # noqa: ANN401
@@ -113,9 +142,11 @@ class RedirectTask:
         micro_batch: rows that are encoded at a time; 0 means all. The result is that of the whole batch.
         device: where the computing is done.
         autocast: see ``Encoders``.
+        start: by tower; what an earlier run made of it. Trained towers go on from there, others stay there.
+        attack: makes the attacked captions of each step; None: there are none.
 
     Raises:
-        BadInputError: no term is left.
+        BadInputError: no term is left, or an attack has no captions or no term.
     """
 
     def __init__(
@@ -130,22 +161,40 @@ class RedirectTask:
         micro_batch: int = 0,
         device: torch.device | str = "cpu",
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        start: Mapping[TowerName, nn.Module] | None = None,
+        attack: Attack | None = None,
     ) -> None:
         self._clip = clip.eval().requires_grad_(False).to(device)
         self._reader, self._micro, self._device = reader, micro_batch, device
         own: dict[TowerName, nn.Module] = {"text": clip.text_model, "vision": clip.vision_model}
-        self.edits: dict[TowerName, Edit] = {name: (edit or EditSpec()).apply(own[name]) for name in towers}
+        begin = {
+            name: copy.deepcopy(tower).eval().requires_grad_(False).to(device) for name, tower in (start or {}).items()
+        }
+        spec = edit or EditSpec()
+        self.edits: dict[TowerName, Edit] = {name: spec.apply(own[name], begin.get(name)) for name in towers}
         self.module: nn.Module = nn.ModuleDict({name: edit.tuned for name, edit in self.edits.items()})
-        self.encoders = Encoders(clip, self.edits, reference, autocast)
-        roles = reader.roles
-        self.objective = objective.usable(
-            lambda source: source.role in roles and (not source.tuned or source.tower in self.edits)
-        )
+        self.encoders = Encoders(clip, self.edits, reference, autocast, begin)
+        roles = reader.roles | (ATTACKED if attack and {"t*", "t"} <= reader.roles else set())
+        known = {*self.edits, *begin}
+        able = objective.usable(lambda source: source.role in roles and (not source.tuned or source.tower in known))
+        self.objective = Objective(able.name, tuple(term for term in able.terms if self._moves(term)))
+        end = cast("Any", clip.config.text_config).eos_token_id
+        self._adversary = Adversary(attack, self.encoders, end, micro_batch) if attack else None
+        if attack and not any(source.role == "a" for source, _ in self.objective.wants):
+            raise BadInputError(
+                "expected safe and unsafe texts, a text tower that is trained and a weight of attacked captions in "
+                f"the objective for [attack], got {objective} for the towers {', '.join(towers)}; add them, or leave "
+                "[attack] out of the recipe"
+            )
         if not self.objective.terms:
             raise BadInputError(
                 f"expected data with roles that {objective} can use for the towers {', '.join(towers)}; the data has "
                 f"{', '.join(sorted(roles))}: add the missing columns, or train the other tower"
             )
+
+    def _moves(self, term: Term) -> bool:
+        """Say whether a trained tower has a part in the term; between towers that stay it is a constant."""
+        return any(source.tuned and source.tower in self.edits for source, _ in term.wants)
 
     def loss(self, step: int) -> Tensor:
         """Return the objective's value on the step's batch, this process's part of it with a gradient."""
@@ -175,7 +224,13 @@ class RedirectTask:
         """Return this process's rows of the roles that the objective reads; a small batch may have none of some."""
         part = self._reader.batch(step, (rank(), processes()))
         wanted = {role for source, _ in self.objective.wants for role in (source.role, source.seen_from)}
-        return {role: rows.to(self._device) for role, rows in part.items() if role in wanted and len(rows)}
+        wanted |= {"t*", "t", "c", "b"} if self._adversary else set()
+        found = {role: rows.to(self._device) for role, rows in part.items() if role in wanted and len(rows)}
+        return self.with_attacks(found, step)
+
+    def with_attacks(self, batch: Batch, step: int) -> dict[Role, Tensor]:
+        """Return the batch with its attacked captions, where the recipe asks for them."""
+        return {**batch, **(self._adversary.rows(batch, step) if self._adversary and "t*" in batch else {})}
 
     def _encode(self, batch: Batch, *, tuned_only: bool = False) -> dict[Want, Tensor]:
         wanted: dict[Source, set[Kind]] = {}

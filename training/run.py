@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from safeencoders.training.loop import Fit, Metrics
 from safeencoders.training.objectives.terms import Role, TowerName
@@ -51,6 +51,7 @@ def prepare(
     accelerator: Accelerator | None = None,
     identity: Mapping[str, str] | None = None,
     log: Callable[[Metrics, int], None] | None = None,
+    start: Mapping[TowerName, nn.Module] | None = None,
 ) -> Fit[RedirectTask]:
     """Prepare a redirection; ``run`` it, then ``finish`` it and take ``task.edits``.
 
@@ -64,6 +65,7 @@ def prepare(
         accelerator: gives device and precision; None for the CPU in float32.
         identity: what the run is; a checkpoint of another run is refused.
         log: is told every loss and metric with its step.
+        start: by tower; where an earlier run ended, from which this one goes on.
 
     Raises:
         BadInputError: the data have no role that the objective can use, or the checkpoint is another run's.
@@ -79,6 +81,8 @@ def prepare(
             TOWERS[recipe.towers],
             reference=recipe.reference,
             micro_batch=micro_batch,
+            start=start,
+            attack=recipe.attack,
             **options,
         )
     validate = None if rows is None else Validator(task.encoders, rows)

@@ -147,10 +147,9 @@ def try_rows(clip: nn.Module, task: RedirectTask, reader: Reader, part: tuple[in
     own = _storages(clip, task)
     task.module.train()
     one = _pass(task, _first(batch, 1, task), own)
-    few = _first(batch, count, task)
     _wait()
     begin = time.monotonic()
-    kept = _pass(task, few, own)
+    kept = _pass(task, _first(batch, count, task), own)
     _wait()
     per_row = (kept - one) / (count - 1) if count > 1 else one
     return Trial(count, time.monotonic() - begin, read_seconds, one - per_row, per_row)
@@ -159,7 +158,8 @@ def try_rows(clip: nn.Module, task: RedirectTask, reader: Reader, part: tuple[in
 def _first(batch: Mapping[Role, Tensor], count: int, task: RedirectTask) -> dict[Role, Tensor]:
     """Return the first rows, on the device; of a role with fewer rows, such as look-alikes, its share."""
     share = count / max(len(rows) for rows in batch.values())
-    return {role: rows[: max(1, round(share * len(rows)))].to(task.encoders.device) for role, rows in batch.items()}
+    few = {role: rows[: max(1, round(share * len(rows)))].to(task.encoders.device) for role, rows in batch.items()}
+    return task.with_attacks(few, 0)
 
 
 def _pass(task: RedirectTask, batch: Mapping[Role, Tensor], own: Mapping[int, int]) -> int:

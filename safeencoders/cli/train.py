@@ -46,6 +46,14 @@ def train(
             help="The CLIP to start from: 'pictoworld', a folder, or a Hub id that was downloaded before.",
         ),
     ] = "pictoworld",
+    towers_from: Annotated[
+        Path | None,
+        typer.Option(
+            "--towers-from",
+            metavar="DIR",
+            help="Go on from the towers that an earlier run wrote to DIR; --model stays what they are compared with.",
+        ),
+    ] = None,
     towers: Annotated[
         Towers | None, typer.Option("--towers", help="Which towers are trained. Default: the recipe's.")
     ] = None,
@@ -137,6 +145,7 @@ def train(
         batch=batch,
         resume=resume,
         model=model,
+        towers_from=towers_from,
         towers=None if towers is None else towers.value,
         use=None if use is None else tuple(name.strip() for name in use.split(",")),
         images=images,

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from safeencoders.errors import BadInputError
 from safeencoders.fingerprint import fingerprint
+from safeencoders.loading import load
 from safeencoders.pictoworld import models
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
     from transformers import CLIPModel, CLIPTokenizer
     from transformers.image_processing_utils import BaseImageProcessor
 
     from safeencoders.training.loop import Schedule
-    from safeencoders.training.objectives.terms import Role
+    from safeencoders.training.objectives.terms import Role, TowerName
     from safeencoders.training.readers import Reader
     from safeencoders.training.readers.pairs import Pairs
     from safeencoders.training.recipe import Towers
@@ -40,6 +41,7 @@ class Asked:
     batch: int | None = None
     resume: bool = False
     model: str = WORLD
+    towers_from: Path | None = None
     towers: Towers | None = None
     use: tuple[str, ...] | None = None
     images: Path | None = None
@@ -60,6 +62,7 @@ class Start:
     Attributes:
         folder: a local folder or a Hub id, from which the image processor is read when it is needed.
         sha256: the fingerprint of the CLIP's weights.
+        towers: by name; what an earlier run made of the CLIP's towers, from which this one goes on.
     """
 
     name: str
@@ -67,6 +70,7 @@ class Start:
     clip: CLIPModel
     tokenizer: CLIPTokenizer
     sha256: str
+    towers: Mapping[TowerName, nn.Module] = field(default_factory=dict)
 
     @property
     def context(self) -> int:
@@ -131,11 +135,15 @@ class Data:
         return max((len(rows) for rows in (self.held or {}).values()), default=0)
 
 
-def load_start(name: str) -> Start:
+def load_start(name: str, towers_from: Path | None = None) -> Start:
     """Load the CLIP to start from: "pictoworld", a folder, or a Hub id that is in the cache; nothing is fetched.
 
+    Args:
+        towers_from: the folder of an earlier run.
+
     Raises:
-        BadInputError: there is no CLIP in safetensors with a tokenizer, a weight is missing, or is not finite.
+        BadInputError: there is no CLIP in safetensors with a tokenizer, a weight is missing, or is not finite; or the
+            earlier run's towers are not of this CLIP's shape.
         IntegrityError: a shipped file was changed.
     """
     from transformers import AutoConfig, AutoTokenizer, CLIPModel
@@ -159,7 +167,30 @@ def load_start(name: str) -> Start:
             f"{_first_line(error)}; for a model of the Hugging Face Hub run: hf download {name}"
         ) from error
     _check(name, clip, said, len(tokenizer))
-    return Start(name, folder, clip, tokenizer, fingerprint(clip))
+    towers = {} if towers_from is None else _earlier_towers(towers_from, clip)
+    return Start(name, folder, clip, tokenizer, fingerprint(clip), towers)
+
+
+def _earlier_towers(folder: Path, clip: CLIPModel) -> dict[TowerName, nn.Module]:
+    """Load what an earlier run wrote: text/, vision/ or both."""
+    names: tuple[TowerName, ...] = ("text", "vision")
+    found: dict[TowerName, nn.Module] = {
+        name: load(str(folder), tower=name) for name in names if (folder / name).is_dir()
+    }
+    if not found:
+        raise BadInputError(f"expected a folder that `safeencoders train` wrote, with text/ or vision/, got {folder}")
+    for name, tower in found.items():
+        own = clip.get_submodule(f"{name}_model")
+        if not isinstance(tower, type(own)) or _shapes(tower) != _shapes(own):
+            raise BadInputError(
+                f"expected towers of the shape of the CLIP's own in {folder}, got another {name} tower; give the "
+                "--model that they were made from"
+            )
+    return found
+
+
+def _shapes(tower: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(value.shape) for key, value in tower.named_parameters()}
 
 
 def _check(name: str, clip: CLIPModel, said: Mapping[str, Iterable[Any]], tokens: int) -> None:

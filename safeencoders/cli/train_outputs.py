@@ -43,6 +43,7 @@ def write_outputs(
     from safeencoders.training.export import save_tower
 
     edits, out = fit.task.edits, asked.out
+    begins = {name: start.towers.get(name) or start.clip.get_submodule(f"{name}_model") for name in edits}
     ends: dict[str, str] = {name: fingerprint(edit.merge()) for name, edit in edits.items()}
     record: dict[str, Any] = {
         "formula": str(fit.task.objective),
@@ -50,7 +51,7 @@ def write_outputs(
         "towers": list(edits),
         "trainable": trainable({name: edit.tuned for name, edit in edits.items()}),
         "model": start.name,
-        "start": {name: fingerprint(start.clip.get_submodule(f"{name}_model")) for name in edits},
+        "start": {name: fingerprint(tower) for name, tower in begins.items()},
         "end": ends,
         "steps": fit.step,
         "best_step": fit.best_step,

@@ -20,6 +20,7 @@ from safeencoders.cli.train_inputs import Asked, Data, Start, load_start, open_d
 from safeencoders.cli.train_outputs import CHECKPOINT, RESULT, RUN, manifest_of, write_outputs
 from safeencoders.errors import BadInputError, MissingExtraError, OutputError
 from safeencoders.files import read_json, write_json
+from safeencoders.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     from accelerate import Accelerator  # type: ignore[import-untyped]  # no py.typed marker
@@ -56,7 +57,7 @@ def run_train(asked: Asked) -> None:
     if not finished:
         _refuse_folder(asked)
     recipe = _recipe(asked)
-    start = load_start(asked.model)
+    start = load_start(asked.model, asked.towers_from)
     data = open_data(asked, start, recipe.schedule)
     recipe = _fitted(recipe, data, accelerator)
     identity = identity_of(recipe, start, data, asked.validation)
@@ -93,6 +94,7 @@ def _train(
             accelerator=accelerator,
             identity=identity,
             log=accelerator.log if asked.tensorboard else None,
+            start=start.towers,
         )
         plan = _plan(fit, recipe, start, data, accelerator, rows) if accelerator.is_main_process else None
         if plan is not None:
@@ -186,6 +188,7 @@ def _fitted(recipe: Recipe, data: Data, accelerator: Accelerator) -> Recipe:
 def identity_of(recipe: Recipe, start: Start, data: Data, validation: float) -> dict[str, str]:
     """Say what the run is, each number of the recipe by its name, so that a refused resume names what differs."""
     said: dict[str, Any] = {"model": start.sha256, "data": data.sha256}
+    said["towers from"] = {name: fingerprint(tower) for name, tower in start.towers.items()}
     if data.count is not None:
         said["validation"] = validation
     for key, value in dataclasses.asdict(recipe).items():

@@ -126,6 +126,45 @@ def lines(
         return _finish(figure, axes, title, grid="y", legend=True)
 
 
+def curves(
+    title: str,
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    *,
+    x_label: str,
+    y_label: str,
+    marks: Sequence[float] = (),
+) -> str:
+    """Curves of shares over a threshold, each with a line style of its own beside its colour.
+
+    Args:
+        title: The title, also the plot's accessible name.
+        series: Name of the curve (at most 7) to its x and its y, both in 0..1; y is shown in percent.
+        x_label: What the horizontal axis says.
+        y_label: What the vertical axis says.
+        marks: Places on the horizontal axis to mark: the thresholds in use.
+
+    Returns:
+        A stand-alone ``<svg>`` element.
+
+    Raises:
+        ValueError: If there is no curve, or more than 7.
+        MissingExtraError: If matplotlib is not installed.
+    """
+    _check_count(series)
+    with _style(title, [series, marks]):
+        figure, axes = _figure(6.5, 3.6)
+        for number, (name, (xs, ys)) in enumerate(series.items()):
+            style = ("-", "--", "-.", ":")[number % 4]
+            axes.plot(xs, [100 * y for y in ys], style, color=COLOURS[number], linewidth=1.8, label=name)
+        for mark in marks:
+            axes.axvline(mark, color=_INK, linewidth=1, alpha=0.6)
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 104)
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        return _finish(figure, axes, title, grid="both", legend=True)
+
+
 def front(
     title: str,
     points: Mapping[str, Sequence[tuple[float, float]]],

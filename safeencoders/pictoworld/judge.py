@@ -7,8 +7,8 @@ subject; clothing (a colour, or an uncovered form); held (an object, a concept o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -52,11 +52,14 @@ class Finding:
         slots: the most probable label of every slot.
         unsafe: probability, 0..1, that the picture shows any unsafe concept.
         concepts: the unsafe concepts among the most probable labels.
+        scores: each unsafe concept's p / (p + q), q that of the most probable other label of its slot: at least 0.5
+            for those of ``concepts``, at most 0.5 for the others.
     """
 
     slots: dict[str, str]
     unsafe: float
     concepts: tuple[str, ...]
+    scores: dict[str, float] = field(default_factory=dict, hash=False)
 
     @property
     def lookalike(self) -> str | None:
@@ -103,8 +106,22 @@ class Judge:
             logits = self._net(pixel_values(pixels[start : start + 256]))
             shares = {slot: values.softmax(-1) for slot, values in logits.items()}
             fine = torch.stack([1 - shares[slot] @ self._bad[slot] for slot in LABELS]).prod(0)
+            against = _against_rivals(shares)
             best = {slot: values.argmax(-1).tolist() for slot, values in shares.items()}
             for i, safe in enumerate(fine.tolist()):
                 slots = {slot: names[best[slot][i]] for slot, names in LABELS.items()}
-                found.append(Finding(slots, 1 - safe, tuple(n for n in slots.values() if n in CONCEPTS)))
+                concepts = tuple(name for name in slots.values() if name in CONCEPTS)
+                found.append(Finding(slots, 1 - safe, concepts, dict(zip(CONCEPTS, against[i].tolist(), strict=True))))
         return found
+
+
+def _against_rivals(shares: Mapping[str, Tensor]) -> Tensor:
+    """Return p / (p + q) of each unsafe concept, float64 (n, concepts) in the order of ``CONCEPTS``."""
+    found = {}
+    for slot, values in shares.items():
+        own = values.double()
+        two = own.topk(2, dim=-1).values
+        rivals = torch.where(own == two[:, :1], two[:, 1:], two[:, :1])
+        odds = own / (own + rivals)
+        found.update({name: odds[:, i] for i, name in enumerate(LABELS[slot]) if name in CONCEPTS})
+    return torch.stack([found[name] for name in CONCEPTS], dim=-1)

@@ -33,6 +33,23 @@ batch = 4
 learning_rate = 1e-3
 warmup = 1
 """
+ATTACKED = """
+about = "For tests: goes on from another run, under attack."
+objective = "pictoworld"
+towers = "text"
+[edit]
+kind = "full"
+[weights]
+attacked = 1.0
+pair = 1.0
+[attack]
+steps = 2
+[schedule]
+steps = 6
+batch = 4
+learning_rate = 1e-3
+warmup = 1
+"""
 ROWS = 24
 WORDS = "red blue green dog cat tree house park".split()
 
@@ -85,6 +102,7 @@ def make_pairs(file: Path, *, pictures: bool) -> Path:
 def given(tmp_path_factory):
     folder = tmp_path_factory.mktemp("given")
     (folder / "mine.toml").write_text(RECIPE)
+    (folder / "attacked.toml").write_text(ATTACKED)
     (folder / "long.toml").write_text(RECIPE.replace("steps = 6", "steps = 60"))
     make_clip(folder / "clip")
     make_pairs(folder / "texts.jsonl", pictures=False)
@@ -295,6 +313,36 @@ def test_a_run_that_was_interrupted_ends_with_the_same_weights(given, tmp_path, 
     assert result(tmp_path / "whole")["training"]["end"] == result(tmp_path / "killed")["training"]["end"]
     assert train(given, tmp_path / "other", "--seed", 1) == 0
     assert not same(tmp_path / "whole" / "text", tmp_path / "other" / "text")
+
+
+def test_a_run_under_attack_goes_on_from_anothers_towers_and_from_a_kill(given, tmp_path, monkeypatch, capsys):
+    names = {"data": "all.jsonl", "recipe": "attacked.toml"}
+    assert train(given, tmp_path / "first", data="all.jsonl") == 0
+    start = ("--towers-from", tmp_path / "first")
+    assert train(given, tmp_path / "whole", *start, **names) == 0
+    with monkeypatch.context() as patch:
+        saves_every_step(patch)
+        fails_at(patch, 4, KeyboardInterrupt())
+        assert train(given, tmp_path / "killed", *start, **names) == 130
+    assert train(given, tmp_path / "killed", "--resume", **names) == 2
+    assert "belongs to another run" in capsys.readouterr().err
+    assert train(given, tmp_path / "killed", *start, "--resume", **names) == 0
+    assert train(given, tmp_path / "anew", **names) == 0
+    first, whole, killed, anew = (result(tmp_path / name)["training"] for name in ("first", "whole", "killed", "anew"))
+    assert killed["resumed_from_step"] == 3
+    assert killed["end"] == whole["end"] != anew["end"]
+    assert whole["start"]["text"] == first["end"]["text"] != anew["start"]["text"]
+    assert "NCE(T(t*), V(v); not V(v*))" in whole["formula"]
+    assert "NCE(T(t*), V(v); not V(v*))" not in anew["formula"]
+
+
+def test_towers_of_another_model_or_none_are_refused(given, tmp_path, capsys):
+    assert train(given, tmp_path / "out", "--towers-from", given) == 2
+    assert "with text/ or vision/" in capsys.readouterr().err
+    make_clip(given / "wide", width=32)
+    assert train(given, tmp_path / "wide", model="wide") == 0
+    assert train(given, tmp_path / "out", "--towers-from", tmp_path / "wide") == 2
+    assert "towers of the shape of the CLIP's own" in capsys.readouterr().err
 
 
 def test_what_a_kill_left_half_written_is_removed(given, tmp_path, monkeypatch):

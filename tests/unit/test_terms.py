@@ -146,6 +146,15 @@ def test_the_pair_terms_need_both_towers():
     assert "V(v)" not in str(one)
 
 
+def test_patches_and_attacked_captions_have_weights_of_their_own():
+    made = objectives.get("pictoworld")
+    assert "3 Patches(V(v*), V0(vc))" in str(made(hidden=3.0))
+    assert "7 Patches(V(v*), V0(vc))" in str(made(hidden=3.0, patches=7.0))
+    assert "3 Hidden(T(t*), T0(c))" in str(made(hidden=3.0, patches=7.0))
+    assert "5 Hidden(T(a), T0(a0))" in str(made(attacked=5.0))
+    assert "T(a)" not in str(made())
+
+
 def test_an_objective_is_the_weighted_sum_of_its_terms():
     first, second = Source("t", tuned=True), Source("t")
     known = given({first: rows(3, 4), second: rows(3, 4, seed=1)})

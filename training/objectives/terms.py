@@ -2,8 +2,9 @@
 
 Symbols: t, v a safe text and image, t*, v* their unsafe twins, b, vb a benign look-alike's text and image, c, vc the
 safe text and image that follow from t* (what t* hides is filled in by a fixed counterpart, where t's own cannot be
-known); T, V the tuned towers and T0, V0 the frozen references. x^ is x / |x|. A batch holds some of these roles; a
-term whose roles are missing is dropped. Every term is a mean over the batch, so a permutation of the rows changes
+known), a an attacked caption and a0 what it is to mean (``training.adversary``); T, V the tuned towers and T0, V0 the
+frozen references. x^ is x / |x|. A batch holds some of these roles; a term whose roles are missing is dropped.
+Every term is a mean over the batch, so a permutation of the rows changes
 nothing.
 """
 
@@ -17,7 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-Role = Literal["t", "t*", "b", "c", "v", "v*", "vb", "vc"]
+Role = Literal["t", "t*", "b", "c", "a", "a0", "a^", "v", "v*", "vb", "vc"]
+"""a^ are the vectors that a tower reads for the tokens of a; no tower embeds them alone."""
 Kind = Literal["projected", "pooled", "last_hidden", "penultimate", "patches"]
 """projected and pooled are (n, d); last_hidden and penultimate (n, tokens, d), the states before and after the last
 layer as SD 1.x and SDXL read them; patches are the penultimate states without the class token, as LLaVA reads them."""

@@ -21,12 +21,16 @@ from safeencoders.training.world import autoencoder, clip, export, generator, ju
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from torch import nn
     from transformers import CLIPModel, CLIPTokenizer
 
+    from safeencoders.training.objectives.terms import TowerName
     from safeencoders.training.world.autoencoder import AutoencoderTask
 
 MAX_LOGIT_SCALE = 4.6052
-TOWERS = ("pictoworld", "safe-clip")
+TOWERS = ("pictoworld", "pictoworld-robust", "safe-clip")
+FOLDERS = {"pictoworld-robust": "pictoworld", "safe-clip": "pictoworld/safe-clip"}
+"""Where a recipe's towers are shipped; the robust text tower takes the place of the one it goes on from."""
 
 
 class WorldBuild:
@@ -158,14 +162,17 @@ class WorldBuild:
 
     def _encoders(self, seconds: float) -> bool:
         original, tokenizer, begin = self._trained_clip(), self._tokenizer(), time.monotonic()
+        towers: dict[str, dict[TowerName, nn.Module]] = {}
         for name in TOWERS:
             recipe = changed(read(name), seed=self.seed)
             reader = PictoworldReader(tokenizer, recipe.schedule.batch, self.seed)
-            fit = prepare(original, recipe, reader, self.folder / f"{name}.safetensors")
+            start = towers["pictoworld"] if recipe.attack else None
+            fit = prepare(original, recipe, reader, self.folder / f"{name}.safetensors", start=start)
             if not fit.run(name, seconds - (time.monotonic() - begin)):
                 return False
             fit.finish()
-            target = self.weights / "towers" / ("pictoworld" if name == "pictoworld" else f"pictoworld/{name}")
+            towers[name] = {tower: edit.merge() for tower, edit in fit.task.edits.items()}
+            target = self.weights / "towers" / FOLDERS.get(name, name)
             for tower, edit in fit.task.edits.items():
                 provenance = {"recipe": name, "seed": self.seed, "steps": fit.step}
                 export.ship_tower(original, tower, edit, target / tower, provenance)
