@@ -5,6 +5,7 @@ Nothing here may fail or be slow: a result must not be lost because git is missi
 
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-_PACKAGES = ("safeencoders", "torch", "transformers", "diffusers", "numpy")
+_PACKAGES = ("safeencoders", "torch", "transformers", "diffusers", "numpy", "pillow", "onnxruntime")
 
 
 def manifest(
@@ -39,7 +40,7 @@ def manifest(
     return {
         "commit": commit(),
         "versions": versions(),
-        "command": command if isinstance(command, str) else " ".join(command),
+        "command": command if isinstance(command, str) else shlex.join(command),
         "seeds": dict(seeds),
         "weights": dict(weights),
         "data": dict(data),

@@ -253,9 +253,13 @@ def verify(
     ] = None,
     json: JsonFile = None,
 ) -> None:
-    """Compute a result again from its manifest, and say whether it holds.
+    """Compute a result again and say whether it holds.
 
-    Exit code 0 when it holds, 1 when it does not.
+    With verdicts beside it: their hash, every decision from its scores, every rate and interval, the plan and the
+    hashes of weights and data as installed here, and --redraw pictures drawn and judged again. Any other result: its
+    command is run again and every number compared. What cannot be opened here is "not checked".
+
+    Exit code 0 when it holds, 1 when it does not, 2 when it cannot be read.
 
     Example: safeencoders evaluate verify results.json
     """
