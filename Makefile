@@ -8,13 +8,14 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-all check format clean
+.PHONY: help quickstart test test-all check docs format clean
 
 help: ## Show this list
 	@echo "make quickstart   see it work: fine-tunes, swaps, measures, and writes $(OUT)/ (OUT=folder for another place)"
 	@echo "make test         run the tests"
 	@echo "make test-all     run the tests, the slow ones too"
 	@echo "make check        ruff, format, mypy and the import layers"
+	@echo "make docs         build the site in build/site; a warning is an error"
 	@echo "make format       let ruff mend what it can"
 	@echo "make clean        remove what was built and the caches; keeps .venv, .checkpoints and $(OUT)"
 	@echo
@@ -38,6 +39,10 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+	@echo "build/site/index.html; to search in it: $(BIN)/mkdocs serve"
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

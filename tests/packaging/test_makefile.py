@@ -15,7 +15,7 @@ def make(*words: str) -> subprocess.CompletedProcess[str]:
 def test_help_is_the_default_and_names_every_target() -> None:
     done = make()
     assert done.returncode == 0
-    for target in ("quickstart", "test", "test-all", "check", "format", "clean"):
+    for target in ("quickstart", "test", "test-all", "check", "docs", "format", "clean"):
         assert f"make {target} " in done.stdout
 
 
