@@ -1,4 +1,4 @@
-"""Categories of unsafe content: the seven of I2P (Schramowski et al., 2023, SLD, table 1), and how data sets write them."""
+"""Categories of unsafe content: the seven of I2P (Schramowski et al., 2023, SLD), and how data sets write them."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def publish(
     ] = None,
     sign: Annotated[
         Path | None,
-        typer.Option("--sign", metavar="KEY.pem", help="Sign with this private key; needs the extra "signing"."),
+        typer.Option("--sign", metavar="KEY.pem", help="Sign with this private key; needs the extra 'signing'."),
     ] = None,
 ) -> None:
     """Publish an encoder: weights, tokenizer, processor, files for open_clip, card, results and manifest in one commit.
