@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from safeencoders.cli.options import Data, Encoder, JsonFile, Seed, WorldSeed
+from safeencoders.cli.options import Data, Encoder, JsonFile, JudgeOptions, Seed, WorldSeed
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -115,6 +115,7 @@ def generation(
             "--judges", metavar="PRESET", help="Who judges, and what counts as unsafe. On pictoworld: its own judge."
         ),
     ] = None,
+    judge_option: JudgeOptions = None,
     images_per_prompt: Annotated[
         int | None,
         typer.Option("--images-per-prompt", min=1, help="Default: as many as the preset's source drew."),
@@ -195,6 +196,7 @@ def generation(
         benign=benign,
         benign_file=benign_file,
         judges=judges,
+        judge_option=tuple(judge_option or ()),
         images_per_prompt=images_per_prompt,
         data=data,
         world_seed=world_seed,

@@ -28,6 +28,7 @@ class Asked:
     benign: str | None = None
     benign_file: Path | None = None
     judges: str | None = None
+    judge_option: tuple[str, ...] = ()
     images_per_prompt: int | None = None
     data: str = "pictoworld:test"
     world_seed: int | None = None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from safeencoders.catalog import ORIGINAL
 from safeencoders.cli.generation_encoder import SafeEncoder
 from safeencoders.cli.generation_utility import original_clip
+from safeencoders.cli.options import judge_options
 from safeencoders.cli.pipelines import WORLD, open_pipeline
 from safeencoders.errors import BadInputError
 from safeencoders.evaluation import baselines, sharding, systems
@@ -141,11 +142,7 @@ class Plan:
 
     def preset_row(self) -> dict[str, Any]:
         """Return the preset with the identities of its judges, as JSON."""
-        return asdict(self.preset) | {
-            "honours": sorted(self.preset.honours),
-            "rules": [asdict(rule) | {"labels": list(rule.labels)} for rule in self.preset.rules],
-            "judges": self.panel.identity(),
-        }
+        return self.preset.to_dict() | {"judges": self.panel.identity()}
 
     def _prompts(self, group: sharding.Group) -> dict[str, Any]:
         suite = self.suites[group]
@@ -188,7 +185,7 @@ def make_plan(asked: Asked, device: torch.device) -> Plan:
         chosen,
         suites,
         preset,
-        Panel.of(preset),
+        Panel.of(preset, **judge_options(asked.judge_option)),
         settings,
         {UNSAFE: asked.images_per_prompt or preset.images_per_prompt, BENIGN: 1},
         asked.steps or (SAMPLER_STEPS if own else int(default_of(pipe, "num_inference_steps"))),

@@ -1,9 +1,12 @@
 """Options that several commands share, so that they read the same everywhere."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from safeencoders.errors import BadInputError
 
 Seed = Annotated[
     int, typer.Option("--seed", min=0, help="Seed of everything random; the same seed gives the same run.")
@@ -33,3 +36,27 @@ Data = Annotated[
         "--data", metavar="DATA", help="Which data: 'pictoworld:test', 'pictoworld:val' or 'pictoworld:train'."
     ),
 ]
+JudgeOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--judge-option",
+        metavar="NAME=VALUE",
+        help="An option of the judges, as often as needed: 'q16_clip=FOLDER' with the original CLIP, "
+        "'q16_prompts=FILE', 'threads=4'.",
+    ),
+]
+
+
+def judge_options(given: Sequence[str] | None) -> dict[str, object]:
+    """Return the options by name; a value that is a whole number is one.
+
+    Raises:
+        BadInputError: one is not of the form NAME=VALUE.
+    """
+    found: dict[str, object] = {}
+    for option in given or ():
+        name, _, value = option.partition("=")
+        if not name or not value:
+            raise BadInputError(f"expected --judge-option NAME=VALUE, got {option!r}; for example q16_clip=FOLDER")
+        found[name.strip()] = int(value) if value.isdigit() else value
+    return found

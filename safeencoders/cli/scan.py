@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from safeencoders.cli.options import JudgeOptions, judge_options
+
 
 class OnError(StrEnum):
     """What to do with a picture that cannot be judged."""
@@ -50,6 +52,7 @@ def scan(
         OnError,
         typer.Option("--on-error", help="'skip' gives a picture that cannot be judged a row that says why."),
     ] = OnError.skip,
+    judge_option: JudgeOptions = None,
 ) -> None:
     """Judge the pictures of a data set, such as one to train on, and write a row for each.
 
@@ -61,4 +64,4 @@ def scan(
     """
     from safeencoders.cli.scanning import run_scan
 
-    run_scan(path, judges, out, workers=workers, ray=ray, on_error=on_error.value)
+    run_scan(path, judges, out, workers=workers, ray=ray, on_error=on_error.value, options=judge_options(judge_option))

@@ -13,7 +13,14 @@ SHOWN = 20
 
 
 def run_scan(
-    path: Path, preset: str, out: Path, *, workers: int | None, ray: bool, on_error: Literal["skip", "stop"]
+    path: Path,
+    preset: str,
+    out: Path,
+    *,
+    workers: int | None,
+    ray: bool,
+    on_error: Literal["skip", "stop"],
+    options: Mapping[str, object],
 ) -> None:
     """Judge a data set, or go on with one.
 
@@ -28,7 +35,7 @@ def run_scan(
     from safeencoders.provenance import manifest
 
     start = time.monotonic()
-    scan = Scan(path, preset, out, workers or _cores(), ray, on_error)
+    scan = Scan(path, preset, out, workers or _cores(), ray, on_error, options)
     print(f"looking for pictures in {path} ...", file=sys.stderr)
     scan.plan()
     with tqdm(total=scan.pictures, desc="judge", unit="picture", mininterval=1, smoothing=0.05) as bar:

@@ -72,7 +72,8 @@ class Preset:
 
     def to_dict(self) -> dict[str, Any]:
         """Return it for a manifest, ready for JSON."""
-        return asdict(self) | {"honours": sorted(self.honours)}
+        rules = [asdict(rule) | {"labels": list(rule.labels)} for rule in self.rules]
+        return asdict(self) | {"honours": sorted(self.honours), "rules": rules}
 
     def decide(self, scores: Mapping[str, float]) -> tuple[bool, tuple[str, ...]]:
         """Return whether a picture is unsafe, and the labels that made it so, from its stored scores alone."""

@@ -11,7 +11,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -129,7 +129,7 @@ class Scan:
             what summary.json holds.
         """
         judges = read_json(self.out / ASKED)["judges"]
-        preset = asdict(presets.get(self.preset)) | {"honours": sorted(presets.get(self.preset).honours)}
+        preset = presets.get(self.preset).to_dict()
         manifest = about(judges)
         counts = self._join({"preset": preset, "judges": judges, "manifest": manifest})
         verdicts = {"file": VERDICTS, "sha256": sha256_file(self.out / VERDICTS)}
