@@ -33,6 +33,9 @@ class EditSpec:
         rank: of an adapter.
         alpha: its output is scaled by alpha / rank.
         dropout: share of an adapter's inputs that is dropped while training, in 0..1.
+        share: how much of the way from where the run began to the trained weights is kept, above 0 and at most 1;
+            for "full". Weights between two towers of one descent keep more of both than a shorter training does
+            (WiSE-FT, Wortsman et al., 2022, arXiv 2109.01903). Validations see the whole way.
     """
 
     kind: Literal["full", "lora"] = "full"
@@ -41,6 +44,7 @@ class EditSpec:
     rank: int = 16
     alpha: float = 1.0
     dropout: float = 0.1
+    share: float = 1.0
 
     def __post_init__(self) -> None:
         if self.kind not in {"full", "lora"}:
@@ -49,6 +53,11 @@ class EditSpec:
             raise BadInputError(
                 "expected rank >= 1, a finite alpha > 0 and 0 <= dropout < 1, "
                 f"got {self.rank}, {self.alpha} and {self.dropout}"
+            )
+
+        if not 0 < self.share <= 1 or (self.kind == "lora" and self.share != 1):
+            raise BadInputError(
+                f'expected a share above 0 and at most 1, and 1 for "lora" (see load(strength=)), got {self.share}'
             )
 
     def apply(self, tower: nn.Module, start: nn.Module | None = None) -> Edit:
@@ -62,7 +71,7 @@ class EditSpec:
             BadInputError: adapters cannot begin elsewhere than at the original.
         """
         if self.kind == "full":
-            return FullEdit(tower, self.frozen, start)
+            return FullEdit(tower, self.frozen, start, self.share)
         if start is not None:
             raise BadInputError('expected [edit] kind "full" to go on from the towers of another run, got "lora"')
         return LoraEdit(tower, self)
@@ -94,9 +103,14 @@ class Edit(Protocol):
 class FullEdit:
     """Every weight of the tower may move, except those under the frozen names."""
 
-    def __init__(self, tower: nn.Module, frozen: tuple[str, ...] = (), start: nn.Module | None = None) -> None:
+    def __init__(
+        self, tower: nn.Module, frozen: tuple[str, ...] = (), start: nn.Module | None = None, share: float = 1.0
+    ) -> None:
+        self._share = share
+        began = tower if start is None else start
+        self._start = copy.deepcopy(began).requires_grad_(requires_grad=False) if share < 1 else None
         self._original = copy.deepcopy(tower).eval().requires_grad_(requires_grad=False)
-        self.tuned = copy.deepcopy(tower if start is None else start).eval()
+        self.tuned = copy.deepcopy(began).eval()
         for name, parameter in self.tuned.named_parameters():
             parameter.requires_grad_(not name.startswith(frozen))
 
@@ -106,13 +120,17 @@ class FullEdit:
         yield self._original
 
     def merge(self) -> nn.Module:
-        """Return a copy of the tuned tower."""
-        return copy.deepcopy(self.tuned).eval().requires_grad_(requires_grad=False)
+        """Return a copy of the tuned tower, moved back to the share of the way that is kept."""
+        merged = copy.deepcopy(self.tuned).eval().requires_grad_(requires_grad=False)
+        if self._start is not None:
+            for moved, begin in zip(merged.parameters(), self._start.parameters(), strict=True):
+                moved.copy_(begin + (moved - begin) * self._share)
+        return merged
 
     def delta(self) -> Delta:
         """Return the difference of every weight that moved."""
         before = dict(self._original.named_parameters())
-        moved = {name: (p - before[name]).detach().cpu() for name, p in self.tuned.named_parameters()}
+        moved = {name: (p - before[name]).detach().cpu() for name, p in self.merge().named_parameters()}
         return Delta("full", {name: change for name, change in moved.items() if change.any()}, {})
 
 

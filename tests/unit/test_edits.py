@@ -182,6 +182,26 @@ def test_merge_gives_a_plain_tower_with_the_tuned_outputs(clip, spec, name):
     assert not torch.equal(output(merged, name), output(edit.merge(), name))
 
 
+def test_a_share_keeps_that_much_of_the_way_from_where_the_run_began(clip):
+    tower = clip.text_model
+    begun = FULL.apply(tower)
+    train(begun.tuned, steps=2)
+    begin = begun.merge()
+    whole, part = (EditSpec(share=share).apply(tower, begin) for share in (1.0, 0.25))
+    for edit in (whole, part):
+        train(edit.tuned)
+    assert same(whole.tuned, part.tuned)  # it is training that is shared in, not the rate
+    assert same(whole.merge(), whole.tuned)
+    assert not same(part.merge(), part.tuned)
+    before, found = (dict(module.named_parameters()) for module in (begin, part.merge()))
+    original = dict(tower.named_parameters())
+    for name, end in whole.tuned.named_parameters():
+        expected = 0.75 * before[name] + 0.25 * end
+        assert torch.allclose(found[name], expected, atol=1e-6)
+        if name in part.delta().tensors:
+            assert torch.allclose(part.delta().tensors[name], expected - original[name], atol=1e-6)
+
+
 def test_a_fingerprint_is_of_every_bit(clip):
     twin = copy.deepcopy(clip)
     assert fingerprint(clip) == fingerprint(twin)
@@ -202,6 +222,9 @@ def test_a_fingerprint_is_of_every_bit(clip):
         ({"dropout": float("nan")}, "dropout"),
         ({"alpha": float("nan")}, "alpha"),
         ({"alpha": float("inf")}, "alpha"),
+        ({"share": 0.0}, "share above 0"),
+        ({"share": 1.5}, "share above 0"),
+        ({"kind": "lora", "share": 0.5}, 'and 1 for "lora"'),
     ],
 )
 def test_a_specification_that_makes_no_sense_is_refused(numbers, expected):
