@@ -21,16 +21,12 @@ from safeencoders.training.world import autoencoder, clip, export, generator, ju
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-    from torch import nn
     from transformers import CLIPModel, CLIPTokenizer
 
-    from safeencoders.training.objectives.terms import TowerName
     from safeencoders.training.world.autoencoder import AutoencoderTask
 
 MAX_LOGIT_SCALE = 4.6052
-TOWERS = ("pictoworld", "pictoworld-robust", "safe-clip")
-FOLDERS = {"pictoworld-robust": "pictoworld", "safe-clip": "pictoworld/safe-clip"}
-"""Where a recipe's towers are shipped; the robust text tower takes the place of the one it goes on from."""
+TOWERS = ("pictoworld", "safe-clip")
 
 
 class WorldBuild:
@@ -162,17 +158,14 @@ class WorldBuild:
 
     def _encoders(self, seconds: float) -> bool:
         original, tokenizer, begin = self._trained_clip(), self._tokenizer(), time.monotonic()
-        towers: dict[str, dict[TowerName, nn.Module]] = {}
         for name in TOWERS:
             recipe = changed(read(name), seed=self.seed)
             reader = PictoworldReader(tokenizer, recipe.schedule.batch, self.seed)
-            start = towers["pictoworld"] if recipe.attack else None
-            fit = prepare(original, recipe, reader, self.folder / f"{name}.safetensors", start=start)
+            fit = prepare(original, recipe, reader, self.folder / f"{name}.safetensors")
             if not fit.run(name, seconds - (time.monotonic() - begin)):
                 return False
             fit.finish()
-            towers[name] = {tower: edit.merge() for tower, edit in fit.task.edits.items()}
-            target = self.weights / "towers" / FOLDERS.get(name, name)
+            target = self.weights / "towers" / ("pictoworld" if name == "pictoworld" else f"pictoworld/{name}")
             for tower, edit in fit.task.edits.items():
                 provenance = {"recipe": name, "seed": self.seed, "steps": fit.step}
                 export.ship_tower(original, tower, edit, target / tower, provenance)
