@@ -31,7 +31,7 @@ def test_links_and_pictures_lead_somewhere(target):
 
 
 def test_every_command_of_the_readme_is_known(capsys):
-    lines = [line.split()[1:3] for line in README.splitlines() if line.startswith("safeencoders ")]
+    lines = [line.split("#")[0].split()[1:3] for line in README.splitlines() if line.startswith("safeencoders ")]
     commands = {tuple(word for word in words if not word.startswith("-")) for words in lines}
     assert commands
     for words in commands:
