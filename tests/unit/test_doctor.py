@@ -89,11 +89,11 @@ def test_a_local_build_and_a_release_candidate_count_as_their_version(versions):
 
 
 def test_extras_are_whole_missing_or_too_old(versions):
-    versions["diffusers"], versions["gradio"], versions["peft"] = None, "6.31", "0.1"
+    versions["diffusers"], versions["faiss-cpu"], versions["peft"] = None, "1.15", "0.1"
     found = of(examination.extras)
     assert Finding("note", "extra diffusers",
                    'diffusers missing; if you need it: pip install "safeencoders[diffusers]"') in found  # fmt: skip
-    assert Finding("ok", "extra demo", "whole") in found
+    assert Finding("ok", "extra faiss", "whole") in found
     assert Finding("wrong", "peft", '0.1; expected >=0.21: pip install "peft>=0.21"') in found
     assert not any("extra dev" in finding.topic for finding in found)
 
