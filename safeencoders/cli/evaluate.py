@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from safeencoders.cli.options import Data, Encoder, JsonFile, JudgeOptions, Seed, WorldSeed
+from safeencoders.cli.options import Data, Encoder, JsonFile, JudgeOptions, OnError, Seed, WorldSeed
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -66,13 +66,6 @@ class ConceptEncoder(StrEnum):
 
     original = "original"
     safe = "safe"
-
-
-class OnError(StrEnum):
-    """What to do about a row that cannot be used, or a block of pictures that the pipeline fails on."""
-
-    skip = "skip"
-    stop = "stop"
 
 
 @app.command()

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from safeencoders.cli.options import JsonFile
+from safeencoders.cli.options import JsonFile, OnError
 
 Original = Annotated[
     str | None,
@@ -16,13 +16,6 @@ Original = Annotated[
         help="What the encoder was tuned from, a name or a folder; needed for encoders that are in no catalog.",
     ),
 ]
-
-
-class OnError(StrEnum):
-    """What to do with a picture that cannot be read."""
-
-    skip = "skip"
-    stop = "stop"
 
 
 class Backend(StrEnum):

@@ -1,12 +1,21 @@
 """Options that several commands share, so that they read the same everywhere."""
 
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from safeencoders.errors import BadInputError
+
+
+class OnError(StrEnum):
+    """What to do with one input of many, a row or a picture, that cannot be used."""
+
+    skip = "skip"
+    stop = "stop"
+
 
 Seed = Annotated[
     int, typer.Option("--seed", min=0, help="Seed of everything random; the same seed gives the same run.")

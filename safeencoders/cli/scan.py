@@ -1,19 +1,11 @@
 """`safeencoders scan`: judge every picture of a data set."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from safeencoders.cli.options import JudgeOptions, judge_options
-
-
-class OnError(StrEnum):
-    """What to do with a picture that cannot be judged."""
-
-    skip = "skip"
-    stop = "stop"
+from safeencoders.cli.options import JudgeOptions, OnError, judge_options
 
 
 def scan(

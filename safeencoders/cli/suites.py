@@ -1,12 +1,11 @@
 """`safeencoders suites`: the prompt suites that can be read, and what is in a file of one."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from safeencoders.cli.options import JsonFile
+from safeencoders.cli.options import JsonFile, OnError
 
 HELP = """List the prompt suites that can be read, with licence and where to get them; none is shipped or fetched.
 
@@ -14,13 +13,6 @@ Example: safeencoders suites
 """
 
 app = typer.Typer(help=HELP, invoke_without_command=True)
-
-
-class OnError(StrEnum):
-    """What a row that cannot be used does."""
-
-    skip = "skip"
-    stop = "stop"
 
 
 @app.callback()
