@@ -34,7 +34,8 @@ def test_manifest_holds_every_field_and_is_json() -> None:
         {"clip": "a" * 64},
         {"test": "b" * 64},
     )
-    assert set(manifest["versions"]) >= {"python", "safeencoders", "torch", "transformers", "diffusers", "numpy"}
+    packages = {"python", "safeencoders", "torch", "transformers", "diffusers", "numpy", "pillow", "onnxruntime"}
+    assert set(manifest["versions"]) == packages
     assert set(manifest["machine"]) == {"platform", "cores", "memory_gb"}
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", manifest["utc"])
 
