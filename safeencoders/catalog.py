@@ -221,6 +221,18 @@ SHIPPED = (
         paper=_SAFE_CLIP_PAPER,
     ),
     Encoder(
+        name="pictoworld/robust",
+        method="our text tower, trained on under attack (training/recipes/robust.toml)",
+        licence=_APACHE,
+        text=Tower(_WORLD_TEXT, ("last", *_EMBEDDINGS)),
+        vision=None,
+        removes=_WORLD,
+        hosts=("the world's pipeline",),
+        source="trained here",
+        base=ORIGINAL,
+        format="safetensors",
+    ),
+    Encoder(
         name=ORIGINAL,
         method="original",
         licence=_APACHE,

@@ -13,6 +13,7 @@ from safeencoders.pictoworld.judge import LABELS, labels
 from safeencoders.pictoworld.renderer import render_batch
 
 MEGABYTES = {"clip": 4, "generator": 18, "judge": 2, "towers": 6}
+DELTA = 0.3  # megabytes of each
 
 
 @pytest.fixture(scope="module")
@@ -114,9 +115,12 @@ def test_the_judge_names_every_slot_of_held_out_renders():
 
 def test_the_shipped_files_keep_to_their_sizes():
     sizes = {
-        part: sum(path.stat().st_size for path in (models.WEIGHTS / part).rglob("*.safetensors")) for part in MEGABYTES
+        part: sum(path.stat().st_size for path in (models.WEIGHTS / part).rglob("*model.safetensors"))
+        for part in MEGABYTES
     }
-    assert all(size <= MEGABYTES[part] * 1e6 for part, size in sizes.items()), sizes
+    assert all(0 < size <= MEGABYTES[part] * 1e6 for part, size in sizes.items()), sizes
+    deltas = [path.stat().st_size for path in (models.WEIGHTS / "towers").rglob("delta.safetensors")]
+    assert max(deltas) <= DELTA * 1e6
 
 
 def test_every_shipped_weight_has_a_recorded_hash():

@@ -506,7 +506,7 @@ def test_a_bad_recipe_is_refused(given, tmp_path, capsys, recipe, said):
         (["--precision", "fp16"], "use bf16"),
         (["--precision", "int8"], "expected --precision auto, fp32 or bf16"),
         (["--recipe", "safe-clap"], "Did you mean 'safe-clip'"),
-        (["--recipe", "judge"], "a base model of the world; use one of: pictoworld, pictoworld-robust, safe-clip"),
+        (["--recipe", "judge"], "a base model of the world; use one of: pictoworld, robust, safe-clip"),
         (["--data", "nowhere.jsonl"], "found none"),
         (["--data", "pictoworld"], "expected a model with the world's tokenizer and pictures of 64 pixels"),
         (["--model", "openai/clip-vit-base-patch32"], "hf download openai/clip-vit-base-patch32"),

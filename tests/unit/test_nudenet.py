@@ -264,6 +264,12 @@ def test_options_out_of_range_are_refused(options, message):
         NudeNet(**options)
 
 
+@pytest.mark.parametrize(("environment", "asked", "got"), [("1", None, 1), ("1", 2, 2), ("all", None, 0)])
+def test_a_worker_of_one_thread_stays_one_thread(environment, asked, got, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", environment)
+    assert NudeNet(threads=asked)._session.get_session_options().intra_op_num_threads == got
+
+
 def test_without_nudenet_or_its_model_the_extra_is_named(monkeypatch):
     monkeypatch.setattr(nudenet, "_MODEL", "none.onnx")
     with pytest.raises(MissingExtraError, match="'nudenet'"):

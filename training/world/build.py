@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from safeencoders.catalog import TOWERS
 from safeencoders.files import write_json
-from safeencoders.pictoworld import scenes
+from safeencoders.loading import load
+from safeencoders.pictoworld import models, scenes
 from safeencoders.pictoworld import tokenizer as world_tokenizer
 from safeencoders.training.loop import Fit
 from safeencoders.training.readers.pictoworld import PictoworldReader
@@ -21,12 +23,16 @@ from safeencoders.training.world import autoencoder, clip, export, generator, ju
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from torch import nn
     from transformers import CLIPModel, CLIPTokenizer
 
+    from safeencoders.catalog import TowerName
     from safeencoders.training.world.autoencoder import AutoencoderTask
 
 MAX_LOGIT_SCALE = 4.6052
-TOWERS = ("pictoworld", "safe-clip")
+RECIPES = ("pictoworld", "safe-clip", "robust")
+STARTS = {"robust": "pictoworld"}
+"""Whose towers a recipe goes on from; the others start from the original."""
 
 
 class WorldBuild:
@@ -58,7 +64,7 @@ class WorldBuild:
 
     def exported(self, stage: str) -> bool:
         """Return whether the stage's models are already there; deleting their log trains them again."""
-        names = TOWERS if stage == "encoders" else (stage,)
+        names = RECIPES if stage == "encoders" else (stage,)
         return all((self.weights / f"{name}.json").exists() for name in names)
 
     def _fit(self, task: Any, recipe: Recipe, seconds: float) -> Fit[Any] | None:  # noqa: ANN401  any training.loop.Task
@@ -158,16 +164,25 @@ class WorldBuild:
 
     def _encoders(self, seconds: float) -> bool:
         original, tokenizer, begin = self._trained_clip(), self._tokenizer(), time.monotonic()
-        for name in TOWERS:
+        for name in RECIPES:
             recipe = changed(read(name), seed=self.seed)
             reader = PictoworldReader(tokenizer, recipe.schedule.batch, self.seed)
-            fit = prepare(original, recipe, reader, self.folder / f"{name}.safetensors")
+            start = self._shipped(STARTS[name]) if name in STARTS else None
+            fit = prepare(original, recipe, reader, self.folder / f"{name}.safetensors", start=start)
             if not fit.run(name, seconds - (time.monotonic() - begin)):
                 return False
             fit.finish()
-            target = self.weights / "towers" / ("pictoworld" if name == "pictoworld" else f"pictoworld/{name}")
+            target = self._towers(name)
             for tower, edit in fit.task.edits.items():
                 provenance = {"recipe": name, "seed": self.seed, "steps": fit.step}
                 export.ship_tower(original, tower, edit, target / tower, provenance)
             self._log(name, fit)
         return True
+
+    def _towers(self, name: str) -> Path:
+        """Return where a recipe's towers are shipped."""
+        return self.weights / models.TOWERS / ("pictoworld" if name == "pictoworld" else f"pictoworld/{name}")
+
+    def _shipped(self, name: str) -> dict[TowerName, nn.Module]:
+        """Return a recipe's towers as they are shipped."""
+        return {tower: load(str(self._towers(name)), tower=tower) for tower in TOWERS}

@@ -12,6 +12,7 @@ AGPL-3.0. Nothing of it is part of this package; who installs the extra "eval" u
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from importlib import import_module, metadata
 from math import gcd
@@ -64,7 +65,7 @@ class NudeNet:
 
         Args:
             compat: "file": as nudenet 3.4.2 judges files, which OpenCV then reads: of transparency nothing is left.
-            threads: of onnxruntime within one operation; None: all cores.
+            threads: of onnxruntime within one operation; None: as many as OMP_NUM_THREADS says, or all cores.
             providers: of onnxruntime, the first that can is taken; None: CUDA where it is there, else the CPU.
             batch: how many pictures the model gets at once.
 
@@ -190,8 +191,9 @@ def _session(model: Path, threads: int | None, providers: Sequence[str] | None) 
         )
     options = runtime.SessionOptions()
     options.log_severity_level = 3  # it warns of devices that it does not find
-    if threads is not None:
-        options.intra_op_num_threads = threads
+    asked = os.environ.get("OMP_NUM_THREADS", "")  # which onnxruntime itself does not read
+    if threads is not None or asked.isdecimal():
+        options.intra_op_num_threads = threads or int(asked)
     return runtime.InferenceSession(str(model), options, providers=chosen)
 
 
