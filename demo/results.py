@@ -79,7 +79,7 @@ def _generation(root: Path) -> Iterator[Section]:
 def _retrieval(root: Path) -> Iterator[Section]:
     rows: dict[str, Any] = {}
     sources = []
-    for name in ("pictoworld", "pictoworld/safe-clip"):
+    for name in ("pictoworld", "pictoworld/robust", "pictoworld/safe-clip"):
         source = CARDS / name.replace("/", "-") / "retrieval-text.json"
         content = read_json(root / source)
         sources.append(source)

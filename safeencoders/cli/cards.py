@@ -123,10 +123,14 @@ def shipped_material(name: str, results: Path, benchmarks: Path) -> Material:
 
 
 def described(recipe: Any) -> tuple[dict[str, Any], str]:  # noqa: ANN401  a Recipe
-    """Return a recipe as plain values, and its formula."""
+    """Return a recipe as plain values, and its formula without the terms between towers that it leaves alone."""
     import dataclasses
 
-    return dataclasses.asdict(recipe), str(recipe.terms())
+    from safeencoders.training.run import TOWERS
+
+    whole, trained = recipe.terms(), TOWERS[recipe.towers]
+    moving = (term for term in whole.terms if any(side.tuned and side.tower in trained for side, _ in term.wants))
+    return dataclasses.asdict(recipe), str(dataclasses.replace(whole, terms=tuple(moving)))
 
 
 def training(content: Any) -> tuple[dict[str, Any], str]:  # noqa: ANN401  of a train.json

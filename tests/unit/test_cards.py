@@ -17,7 +17,7 @@ from safeencoders.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[2]
 CARDS = ROOT / "model_cards"
-NAMES = ("pictoworld", "pictoworld/safe-clip")
+NAMES = ("pictoworld", "pictoworld/robust", "pictoworld/safe-clip")
 LICENCES = {"apache-2.0", "mit", "cc-by-4.0", "cc-by-nc-4.0"}  # as the Hub spells them
 
 
