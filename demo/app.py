@@ -6,6 +6,7 @@ from typing import Any
 
 import gradio as gr
 
+from safeencoders import catalog
 from safeencoders.demo import bypass, compare, covered, describe, generate, limits, retrieve, server
 from safeencoders.demo.bypass import Arena
 from safeencoders.demo.handlers import PRIVATE
@@ -28,7 +29,8 @@ def run(pipeline: str, encoder: str | None, judge: str | None, *, host: str, por
         print("Getting ready; this takes about half a minute ...", flush=True)
         studio = open_studio(pipeline, encoder, judge)
         inside = encoder if encoder in models.tower_names() else DEFAULT
-        world, arena = World(str(inside)), Arena(str(inside))
+        both = inside if catalog.info(inside).vision else DEFAULT  # pictures need the vision tower
+        world, arena = World(both), Arena(inside)
         studio.warm()
         world.warm()
         server.serve(taken, lambda: build(studio, world, arena))
