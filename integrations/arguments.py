@@ -10,10 +10,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+_OUTPUTS = ("text_model_output", "encoder_outputs")  # what an encoder made, handed in as it is
+
+
 def embeddings(arguments: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
     """Yield each floating tensor handed in as an embedding, by its argument's name; lists are opened."""
     for name, value in arguments.items():
-        if ("embed" in name and "mask" not in name) or name == "text_model_output":
+        if ("embed" in name and "mask" not in name) or name.endswith(_OUTPUTS):
             for tensor in tensors(value):
                 yield name, tensor
 
@@ -31,6 +34,13 @@ def tensors(value: Any) -> Iterator[Tensor]:  # noqa: ANN401  whatever a model o
     elif isinstance(value, tuple | list):
         for part in value:
             yield from tensors(part)
+
+
+def asks_to_push_away(arguments: Mapping[str, Any]) -> bool:
+    """Say whether a negative prompt of at least one word is among the arguments."""
+    given = [value for name, value in arguments.items() if name.startswith("negative_prompt") and "embed" not in name]
+    texts = [text for value in given for text in (value if isinstance(value, list | tuple) else [value])]
+    return any(isinstance(text, str) and text.strip() for text in texts)
 
 
 def added_tokens(tokenizer: Any) -> tuple[str, ...]:  # noqa: ANN401

@@ -27,7 +27,7 @@ _NEEDED = ("unet", "transformer", "prior", "vae", "scheduler")  # of a modular p
 class DiffusersHost:
     """A pipeline of diffusers; stateless."""
 
-    guarded = True
+    calls = ("__call__",)
 
     @staticmethod
     def accepts(host: Any) -> bool:  # noqa: ANN401  any object
@@ -49,6 +49,16 @@ class DiffusersHost:
     def reads(host: Any, slot: Slot) -> tuple[str, ...]:  # noqa: ANN401  any pipeline
         """Measure which fields of a tower's output reach what the pipeline's encode function returns."""
         return slots.reads(host, slot)
+
+    @staticmethod
+    def held(host: Any, name: str) -> Any:  # noqa: ANN401  any pipeline
+        """Return the component."""
+        return slots.component(host, name)
+
+    @staticmethod
+    def layers(_host: Any, _call: str, arguments: Mapping[str, Any]) -> tuple[str, ...]:  # noqa: ANN401
+        """Name the argument that asks for an earlier layer than the last."""
+        return ("clip_skip",) if arguments.get("clip_skip") is not None else ()
 
     @staticmethod
     def check(host: Any, towers: Mapping[str, nn.Module]) -> None:  # noqa: ANN401  any pipeline

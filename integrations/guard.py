@@ -3,7 +3,7 @@
 Only the instance is touched: its class becomes a subclass of the same name that asks the guard before it acts, so the
 host still saves, reloads and derives as its plain class. The rules:
 
-- what replaces or changes a tower or its tokenizer is measured with the canaries; it passes when redirection holds;
+- what replaces or changes a tower or its tokenizer is measured, and passes when redirection holds (towers.py);
 - embeddings that are handed in must be the host's own (ownership.py);
 - the policy "warn" lets pass and says so, "strict" raises BypassError with the host as it was; a textual inversion or
   LoRA that fails is taken back under both.
@@ -11,77 +11,34 @@ host still saves, reloads and derives as its plain class. The rules:
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from safeencoders.errors import BypassError
-from safeencoders.integrations.arguments import embeddings, tensors
-from safeencoders.integrations.events import Action, Event, Listener, Policy, publish
-from safeencoders.integrations.ownership import Ledger
-from safeencoders.integrations.slots import component
-from safeencoders.integrations.state import state
-from safeencoders.integrations.watch import Recorder, Watched, measured, scaled, why
+from safeencoders.integrations.arguments import asks_to_push_away, embeddings, tensors
+from safeencoders.integrations.towers import Towers
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from safeencoders.integrations.canary import Margins
+_NEGATIVE = (
+    "a negative prompt came in: a safe tower redirects unsafe words in it too, and guidance then pushes away from what "
+    "is safe; leave it empty or harmless (`evaluate generation --concept-encoder original` shows the alternative)"
+)
 
 
-@dataclass
-class Guard:
-    """Watches one host.
+class Guard(Towers):
+    """Watches one host: its towers, and what is handed in."""
 
-    Attributes:
-        policy: "warn" or "strict".
-        slots: the protected slots by name.
-        vision: names of the host's image encoders, protected or not.
-        listener: gets every event.
-    """
+    @property
+    def inside(self) -> bool:
+        """Say whether this thread is in a call of a model already, which was checked with all that it was given."""
+        return self.model and getattr(self._local, "clean", None) is not None
 
-    policy: Policy
-    slots: dict[str, Watched]
-    vision: frozenset[str]
-    listener: Listener | None = None
-    ledger: Ledger = field(default_factory=Ledger, repr=False)
-
-    def __post_init__(self) -> None:
-        """Take the towers as they are now for good, unless they were measured before, and start recording."""
-        self._local = threading.local()
-        self._lock = threading.RLock()
-        self._hooks = {name: self._recording(slot) for name, slot in self.slots.items()}
-        for slot in self.slots.values():
-            slot.good = slot.good or state(slot.tower, slot.tokenizer)
-
-    def twin(self, host: Any) -> Guard:  # noqa: ANN401
-        """Return a guard for a copy of the host, which holds copies of the towers."""
-        slots = {}
-        for name, slot in self.slots.items():
-            tokenizer = getattr(host, slot.tokenizer_name) if slot.tokenizer_name else None
-            slots[name] = replace(slot, tower=component(host, name), tokenizer=tokenizer)
-        return Guard(self.policy, slots, self.vision, self.listener)
-
-    def _recording(self, slot: Watched) -> Any:  # noqa: ANN401  a handle of torch's
-        def record(output: Any) -> None:  # noqa: ANN401
-            if not getattr(self._local, "measuring", False):
-                for tensor in slot.read(output):
-                    self.ledger.record(tensor)
-
-        return slot.tower.register_forward_hook(Recorder(record))
-
-    def close(self) -> None:
-        """Stop recording."""
-        for hook in self._hooks.values():
-            hook.remove()
-
-    # --- calls ------------------------------------------------------------------------------------------------------
     @contextmanager
-    def calling(self, host: Any, arguments: Mapping[str, Any]) -> Iterator[None]:  # noqa: ANN401  any host
+    def calling(self, host: Any, arguments: Mapping[str, Any], call: str = "__call__") -> Iterator[None]:  # noqa: ANN401
         """Check a call of the host with its arguments by name, and remember for its length whether all was well."""
-        clean = self._examine(host, arguments)
+        clean = self._examine(host, arguments, call)
         self.screen(arguments)
         outer, self._local.clean = getattr(self._local, "clean", None), clean
         try:
@@ -99,18 +56,23 @@ class Guard:
         found = encode()
         if own and clean:
             for tensor in tensors(found):
-                self.ledger.record(tensor)
+                self.ledger.record(self._item(tensor))
         return found
 
-    def _examine(self, host: Any, arguments: Mapping[str, Any]) -> bool:  # noqa: ANN401
+    def _examine(self, host: Any, arguments: Mapping[str, Any], call: str = "__call__") -> bool:  # noqa: ANN401
         """Report what is wrong with the towers and with how they are asked to run; say whether nothing was."""
         self._local.told = False
+        pictures = not self.model or any(True for _ in tensors(list(arguments.values())))
         with self._lock:
             for name in self.slots:
-                self._still_good(host, name)
+                self._still_good(host, name, asked=pictures or name not in self.vision)
             self._adapter_scale(arguments)
-        if arguments.get("clip_skip") is not None:
-            self.report(3, None, "clip_skip was asked for, which reads a layer the encoder may not be trained on")
+        trained = [set(slot.trained_on or ()) for slot in self.slots.values()]
+        for layer in self.kind.layers(host, call, arguments):
+            if layer not in self.usual and not all(layer in known for known in trained):
+                self.report(3, None, f"{layer} was asked for, which reads a layer the encoder may not be trained on")
+        if asks_to_push_away(arguments) and self._first("negative prompt"):
+            self.report(9, None, _NEGATIVE, noted=True)
         scales = [value for name, value in arguments.items() if name.endswith(("guidance_scale", "cfg_scale"))]
         if any(isinstance(value, int | float) and value < 0 for value in scales):
             self.report(14, None, "a negative guidance scale was asked for, which draws what the negative prompt says")
@@ -129,21 +91,33 @@ class Guard:
         return call
 
     def screen(self, arguments: Mapping[str, Any]) -> None:
-        """Report every embedding among the arguments that is not the host's own."""
+        """Report every argument with embeddings that are not the host's own."""
+        told: set[str] = set()
         for name, value in embeddings(arguments):
-            image, negative = "image" in name, name.startswith("negative")
+            image, negative = self.model or "image" in name, name.startswith("negative")
             if image and not any(slot in self.vision for slot in self.slots):
                 continue  # no safe image tower: open, and said so in the coverage
-            verdict = self._finding(value)
+            verdict = "own" if name in told else self._finding(value)
+            if verdict != "own":
+                told.add(name)
             if verdict == "foreign":
                 hole = 13 if image else 14 if negative else 1
                 self.report(hole, None, f"the argument {name} holds embeddings that this host's towers did not make")
             elif verdict == "amplified":
-                self.report(2, None, f"the argument {name} holds the host's own embeddings, amplified beyond use")
+                self.report(
+                    13 if self.model else 2,
+                    None,
+                    f"the argument {name} holds the host's own embeddings, amplified beyond use",
+                )
+
+    def _item(self, value: Tensor) -> Tensor:
+        """Return (tokens, width), the features of one picture as a model gives them, as an item of its own."""
+        return value[None] if self.model and value.ndim == 2 else value
 
     def _finding(self, value: Tensor) -> str:
         import torch
 
+        value = self._item(value)
         value = value.flatten(0, -3) if value.ndim > 3 else value
         found = self.ledger.find(value)
         if found.verdict != "foreign":
@@ -154,139 +128,6 @@ class Guard:
         parts = torch.split(value, widths, dim=-1)
         verdicts = {self.ledger.find(part).verdict for part in parts}
         return next(verdict for verdict in ("foreign", "amplified", "own") if verdict in verdicts)
-
-    # --- towers -----------------------------------------------------------------------------------------------------
-    def replacing(self, host: Any, name: str, value: Any) -> None:  # noqa: ANN401
-        """Check what is about to become the component ``name``; raises under "strict" when it must not."""
-        if id(value) in getattr(self._local, "admitted", ()):
-            return
-        with self._lock:
-            if name in self.slots:
-                self._new_tower(name, value)
-            elif name == "safety_checker":
-                if getattr(host, name, None) not in (None, value):
-                    self.report(16, name, "the safety checker is being removed or replaced")
-            elif name in self.vision:
-                if value is not None and value is not getattr(host, name, None):
-                    self.report(13, name, "an image encoder came in that no safe tower protects")
-            else:
-                self._new_tokenizer(name, value)
-
-    @contextmanager
-    def admitting(self, host: Any, modules: Mapping[str, Any]) -> Iterator[None]:  # noqa: ANN401
-        """Check several new components once, before the host writes half of them into its configuration."""
-        for name, value in modules.items():
-            self.replacing(host, name, value)
-        self._local.admitted = {id(value) for value in modules.values()}
-        try:
-            yield
-        finally:
-            self._local.admitted = set()
-
-    def _new_tower(self, name: str, value: Any) -> None:  # noqa: ANN401
-        slot = self.slots[name]
-        if value is slot.tower:
-            return
-        margins = None if value is None else self.measure(name, tower=value)
-        if margins is None or margins.alarm:
-            by = "nothing takes its place" if value is None else why(margins)
-            self.report(7, name, f"the safe tower is being replaced: {by}")
-            return
-        good = state(value, slot.tokenizer)
-        self._hooks[name].remove()
-        slot.tower, slot.good = value, good
-        self._hooks[name] = self._recording(slot)
-        self.report(7, name, "another form of the tower came in and redirects as before", noted=True)
-
-    def _new_tokenizer(self, name: str, value: Any) -> None:  # noqa: ANN401
-        for slot_name, slot in self.slots.items():
-            if slot.tokenizer_name != name or value is slot.tokenizer:
-                continue
-            margins = None if value is None else self.measure(slot_name, tokenizer=value)
-            if margins is None or margins.alarm:
-                self.report(17, slot_name, f"its tokenizer is being replaced: {why(margins)}")
-            else:
-                slot.tokenizer, slot.good = value, state(slot.tower, value)
-                self.report(17, slot_name, "another tokenizer came in and redirection holds", noted=True)
-
-    def _still_good(self, host: Any, name: str) -> None:  # noqa: ANN401
-        slot, present = self.slots[name], component(host, name)
-        if present is not slot.tower:
-            self._new_tower(name, present)
-            return
-        tokenizer = getattr(host, slot.tokenizer_name) if slot.tokenizer_name else None
-        if tokenizer is not slot.tokenizer:
-            self._new_tokenizer(str(slot.tokenizer_name), tokenizer)
-        now = state(slot.tower, slot.tokenizer)
-        if now == slot.good:
-            return
-        margins = self.measure(name)
-        if margins is not None and not margins.alarm:
-            slot.good = now
-            self.report(17, name, "the tower or its tokenizer was changed and redirection holds", noted=True)
-            return
-        self.report(17, name, f"the tower or its tokenizer was changed: {why(margins)}")
-        if margins is None:
-            slot.good = now  # told once is enough
-
-    def _adapter_scale(self, arguments: Mapping[str, Any]) -> None:
-        """Measure the towers at the LoRA scale this call asks for."""
-        asked: list[Any] = [value.get("scale") for name, value in arguments.items()
-                 if name.endswith("attention_kwargs") and isinstance(value, Mapping)]  # fmt: skip
-        for scale in {*asked, arguments.get("lora_scale")} - {None, 1}:
-            for name, slot in self.slots.items():
-                if getattr(slot.tower, "peft_config", None):
-                    with scaled(slot.tower, scale):
-                        margins = self.measure(name)
-                    if margins is not None and margins.alarm:
-                        self.report(5, name, f"a LoRA at the scale asked for undoes redirection: {why(margins)}")
-
-    # --- what is loaded ---------------------------------------------------------------------------------------------
-    def screened(self, host: Any, hole: int, load: Callable[[], Any], undo: Callable[[], None]) -> Any:  # noqa: ANN401
-        """Load something into the towers, measure them, and take it back when redirection fell."""
-        with self._lock:
-            for name in self.slots:
-                self._still_good(host, name)  # what was wrong before must not be put down to what is loaded
-            found = load()
-            failed = [(name, margins) for name in self.slots
-                      if (margins := self.measure(name)) is not None and margins.alarm]  # fmt: skip
-            if failed:
-                undo()
-            else:
-                for slot in self.slots.values():
-                    slot.good = state(slot.tower, slot.tokenizer)
-            for name, margins in failed:
-                self.report(hole, name, f"what was loaded was taken back: {why(margins)}", action="undone")
-        return found
-
-    def measure(self, name: str, *, tower: Any = None, tokenizer: Any = None) -> Margins | None:  # noqa: ANN401
-        """Measure a slot's canaries, with another tower or tokenizer where one is given; None: it has no canaries."""
-        slot = self.slots[name]
-        if slot.canary is None:
-            return None
-        self._local.measuring = True
-        try:
-            return measured(slot.canary, tower or slot.tower, tokenizer or slot.tokenizer)
-        finally:
-            self._local.measuring = False
-
-    def derived(self, how: str) -> None:
-        """Tell, never refuse, that something was made of the host which holds its safe towers and no guard."""
-        what = f"{how}; it holds the safe towers and not the guard: protect it where it is used"
-        publish(Event(15, None, "warned", what), self.listener)
-
-    def report(
-        self, hole: int, slot: str | None, what: str, *, noted: bool = False, action: Action | None = None
-    ) -> None:
-        """Publish an event and, under "strict", refuse."""
-        refuse = self.policy == "strict" and not noted
-        self._local.told = getattr(self._local, "told", False) or not noted
-        publish(
-            Event(hole, slot, "noted" if noted else "refused" if refuse else action or "warned", what), self.listener
-        )
-        if refuse:
-            remedy = "use prompts with the host's own encoders, or protect with policy='warn' to only be told"
-            raise BypassError(f"hole {hole}{f', {slot}' if slot else ''}: {what}; {remedy}", hole, slot)
 
 
 def _width(tower: nn.Module) -> int | None:

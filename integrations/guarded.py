@@ -9,12 +9,16 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from safeencoders.errors import HostError
+import torch
+from torch import Tensor, nn
+
+from safeencoders.errors import BypassError, HostError
 from safeencoders.integrations.arguments import added_tokens, bound
 from safeencoders.integrations.guard import Guard
 
 KEY = "_safeencoders_guard"
-_ENCODES = ("encode_prompt", "_encode_prompt", "encode_image", "_encode_image")
+_ENCODES = ("encode_prompt", "_encode_prompt", "encode_image", "_encode_image", "get_image_features",
+            "get_video_features")  # fmt: skip
 _REGISTERS = ("register_modules", "register_components", "update_components")
 
 
@@ -22,7 +26,7 @@ def attach(host: Any, guard: Guard) -> None:  # noqa: ANN401  any host
     """Put the guard between the host and its callers; the host's attributes stay as they are."""
     host.__dict__[KEY] = guard
     kind: Any = type(host)
-    host.__class__ = _class(kind)
+    host.__class__ = _class(kind, guard.kind.calls)
 
 
 def detach(host: Any) -> None:  # noqa: ANN401
@@ -39,15 +43,15 @@ def guard_of(host: Any) -> Guard | None:  # noqa: ANN401
 
 
 @functools.cache
-def _class(base: type) -> type:
+def _class(base: type, calls: tuple[str, ...]) -> type:
     """Return the guarded form of a class; it has the base's name, so what is saved names the plain class."""
+    model = _is_module(base)
     members: dict[str, Any] = {
         "__module__": base.__module__,
         "__qualname__": base.__qualname__,
         "__doc__": base.__doc__,
         "__new__": _plain_instance(base),
-        "__call__": _called(base),
-        "__setattr__": _set,
+        "__setattr__": _set_in_model if model else _set,
         "__deepcopy__": _deepcopy,
         "__reduce_ex__": _reduce,
     }
@@ -62,13 +66,18 @@ def _class(base: type) -> type:
     for name in ("load_lora_weights", "fuse_lora"):
         if hasattr(base, name):
             members[name] = _loading_lora(getattr(base, name))
+    members |= {name: _called(base, name) for name in calls if hasattr(base, name)}
+    if model:
+        members["_apply"] = _converting(base)
     return type(base.__name__, (base,), members)
 
 
-def _plain_instance(base: type) -> Callable[..., Any]:
+def _plain_instance(base: Any) -> Callable[..., Any]:  # noqa: ANN401  a class
     """Make ``type(pipe)(...)``, and so ``type(pipe).from_pipe(...)``, give an instance of the plain class."""
 
     def new(_kind: type, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401
+        if _is_module(base) and not arguments and not options:  # DataParallel makes replicas so
+            return base.__new__(base)
         return base(*arguments, **options)
 
     return new
@@ -79,17 +88,28 @@ def _guard(host: Any) -> Guard:  # noqa: ANN401
     return found
 
 
-def _called(base: Any) -> Callable[..., Any]:  # noqa: ANN401
-    @functools.wraps(base.__call__)
+def _is_module(base: type) -> bool:
+    return issubclass(base, nn.Module)
+
+
+def _called(base: Any, name: str) -> Callable[..., Any]:  # noqa: ANN401
+    """Check a call before it is made, compiled or not; one of a model inside of another was checked with it."""
+    plain, model = getattr(base, name), _is_module(base)
+    named = base.forward if model and name == "__call__" else plain  # a module's __call__ takes whatever forward takes
+
+    @functools.wraps(plain)
     def call(self: Any, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401
+        if _guard(self).inside:
+            return plain(self, *arguments, **options)
         if inspect.isfunction(options.get("callback_on_step_end")) or inspect.ismethod(
             options.get("callback_on_step_end")
         ):
             options["callback_on_step_end"] = _guard(self).watched_callback(options["callback_on_step_end"])
-        with _guard(self).calling(self, bound(base.__call__, (self, *arguments), options)):
-            return base.__call__(self, *arguments, **options)
+        with _guard(self).calling(self, bound(named, (self, *arguments), options), name):
+            return plain(self, *arguments, **options)
 
-    return call
+    uncompiled: Any = torch.compiler.disable  # the call alone: what it leads to may be compiled
+    return uncompiled(call, recursive=False) if model else call
 
 
 def _encoding(plain: Callable[..., Any]) -> Callable[..., Any]:
@@ -176,13 +196,42 @@ def _set(self: Any, name: str, value: Any) -> None:  # noqa: ANN401
     super(type(self), self).__setattr__(name, value)
 
 
+def _set_in_model(self: Any, name: str, value: Any) -> None:  # noqa: ANN401
+    """Set an attribute of a model, where a module or weight may be what a tower is made of, and look at it in place."""
+    place, guard = super(type(self), self).__setattr__, self.__dict__.get(KEY)
+    if guard is None or not isinstance(value, nn.Module | Tensor | None):
+        place(name, value)
+        return
+    there, before = hasattr(self, name), getattr(self, name, None)
+    place(name, value)
+    try:
+        guard.placed(self)
+    except BypassError:
+        if there:
+            place(name, before)
+        else:
+            delattr(self, name)
+        raise
+
+
+def _converting(base: Any) -> Callable[..., Any]:  # noqa: ANN401
+    plain = base._apply  # noqa: SLF001  where to, half, cuda and their like all lead
+
+    @functools.wraps(plain)
+    def convert(self: Any, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401
+        return _guard(self).converting(self, lambda: plain(self, *arguments, **options))
+
+    return convert
+
+
 def _deepcopy(self: Any, memo: dict[int, Any]) -> Any:  # noqa: ANN401
     """Copy the host with its safe towers; the copy is guarded too, and only the original can be unprotected."""
     guard: Guard = _guard(self)
     base: Any = type(self).__bases__[0]
     twin = base.__new__(base)
     memo[id(self)] = twin
-    twin.__dict__.update({name: copy.deepcopy(value, memo) for name, value in self.__dict__.items() if name != KEY})
+    own = {name: value for name, value in self.__dict__.items() if name not in {KEY, "_compiled_call_impl"}}
+    twin.__dict__.update(copy.deepcopy(own, memo))
     attach(twin, guard.twin(twin))
     return twin
 
@@ -190,5 +239,5 @@ def _deepcopy(self: Any, memo: dict[int, Any]) -> Any:  # noqa: ANN401
 def _reduce(self: Any, _protocol: object) -> Any:  # noqa: ANN401
     raise HostError(
         f"expected something to pickle, got a guarded {type(self).__name__}, whose guard would be lost: save it with "
-        "save_pretrained and protect it again where it is loaded, or unprotect it first"
+        "save_pretrained, or its state_dict, and protect it again where it is loaded, or unprotect it first"
     )

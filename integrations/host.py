@@ -30,10 +30,10 @@ class Host(Protocol):
     """One kind of host; stateless.
 
     Attributes:
-        guarded: whether a guard can stand between such a host and its callers.
+        calls: the functions by which such a host is used; a guard stands before each of them that a host has.
     """
 
-    guarded: bool
+    calls: tuple[str, ...]
 
     @staticmethod
     def accepts(host: Any) -> bool:  # noqa: ANN401
@@ -50,6 +50,14 @@ class Host(Protocol):
     @staticmethod
     def reads(host: Any, slot: Slot) -> tuple[str, ...]:  # noqa: ANN401
         """Say which fields of a tower's output the host takes; ("unknown",) when it cannot be told."""
+
+    @staticmethod
+    def held(host: Any, name: str) -> Any:  # noqa: ANN401
+        """Return what a slot holds now: the same object for as long as nothing takes its place; None for nothing."""
+
+    @staticmethod
+    def layers(host: Any, call: str, arguments: Mapping[str, Any]) -> tuple[str, ...]:  # noqa: ANN401
+        """Name the states of its towers that a call asks for, where arguments or configuration can choose them."""
 
     @staticmethod
     def check(host: Any, towers: Mapping[str, nn.Module]) -> None:  # noqa: ANN401

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from safeencoders.errors import FitError, HostError
 from safeencoders.integrations import carry, fit, listening
-from safeencoders.integrations.slots import Other, Slot
+from safeencoders.integrations.slots import Other, Slot, component
 from safeencoders.integrations.spool import Original, copied
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _WORDS = "the language model reads the question as before: a vision tower change
 class LlavaHost:
     """A model of transformers with a CLIP vision tower inside; stateless."""
 
-    guarded = False  # ``inputs_embeds`` and ``mm_encoder_outputs`` pass no tower, and nothing here looks at them
+    calls = ("__call__", "forward", "generate")
 
     @staticmethod
     def accepts(host: Any) -> bool:  # noqa: ANN401  any object
@@ -64,6 +64,26 @@ class LlavaHost:
     def reads(host: Any, slot: Slot) -> tuple[str, ...]:  # noqa: ANN401  any model
         """Return which states of a slot's tower reach the projector, as `listening.reads` measures it."""
         return listening.reads(host, slot)
+
+    @staticmethod
+    def held(host: Any, name: str) -> Any:  # noqa: ANN401  any model
+        """Return the module at a slot's path."""
+        return component(host, name)
+
+    @staticmethod
+    def layers(host: Any, _call: str, arguments: Mapping[str, Any]) -> tuple[str, ...]:  # noqa: ANN401  any model
+        """Name the states a call reads by its arguments, or by the configuration, in the words of ``reads``."""
+        layer, strategy = (
+            next((found for found in _chosen(host.config, arguments, name) if found is not None), None)
+            for name in ("vision_feature_layer", "vision_feature_select_strategy")
+        )
+        if layer is None:
+            return ()
+        depth = getattr(getattr(host.config, "vision_config", None), "num_hidden_layers", 0)
+        asked = layer if isinstance(layer, list | tuple) else [layer]
+        backs = {-at if at < 0 else depth + 1 - at for at in asked}
+        with_class = strategy not in (None, "default")
+        return tuple(_state(back, with_class=with_class) for back in sorted(backs))
 
     @staticmethod
     def check(host: Any, towers: Mapping[str, nn.Module]) -> None:  # noqa: ANN401  any model
@@ -165,6 +185,17 @@ def _inside(path: str, other: str) -> bool:
 
 def _any(module: Any) -> Any:  # noqa: ANN401  a model of transformers, whose dtype and device torch does not declare
     return module
+
+
+def _chosen(config: Any, arguments: Mapping[str, Any], name: str) -> tuple[Any, ...]:  # noqa: ANN401
+    """Return what a call's arguments say of a choice, under its old name too, and what the configuration says."""
+    return arguments.get(name), arguments.get(f"{name}s"), getattr(config, name, None)
+
+
+def _state(back: int, *, with_class: bool) -> str:
+    """Name a layer counted from the end."""
+    known = {1: "last", 2: "penultimate" if with_class else "patches"}
+    return known.get(back, f"hidden[-{back}]{' with the class token' if with_class else ''}")
 
 
 # --- checks ----------------------------------------------------------------------------------------------------------

@@ -2,8 +2,7 @@
 
 A swap copies weights into the model's own memory (see ``open_clip.view``): it keeps its class, its modules and the
 names of its weights, so that whatever loads, saves, compiles or trains it goes on as before. Its projections and logit
-scale stay: no training of a tower here moves them. Nothing stands between such a model and its callers, so it can be
-measured (``verify``), not guarded.
+scale stay: no training of a tower here moves them.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import weakref
 from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from safeencoders.errors import FitError, HostError
 from safeencoders.integrations import fit
@@ -24,13 +24,14 @@ from safeencoders.pictoworld import models
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+_TEXT = ("token_embedding", "positional_embedding", "transformer", "ln_final")  # of a CLIP, which holds them itself
 UNRELATED = 0.7  # of the length of an original's matrices: tuned towers moved by 0.25 and less, unrelated ones by 1.4
 
 
 class OpenClipHost:
     """An open_clip CLIP or CustomTextCLIP; stateless."""
 
-    guarded = False
+    calls = ("__call__", "forward", "encode_image", "encode_text", "get_logits", "forward_intermediates")
 
     @staticmethod
     def accepts(host: Any) -> bool:  # noqa: ANN401  any object
@@ -62,6 +63,23 @@ class OpenClipHost:
     def reads(_host: Any, _slot: Slot) -> tuple[str, ...]:  # noqa: ANN401  an open_clip model
         """Return what an open_clip model takes from a tower: the pooled state, which it projects itself."""
         return ("pooled",)
+
+    @staticmethod
+    def held(host: Any, name: str) -> Any:  # noqa: ANN401  an open_clip model
+        """Return the view of a tower that was made when its modules and the memory of its weights were last new."""
+        known = _views.setdefault(host, {})
+        try:
+            now = _identity(host, name)
+        except AttributeError:  # a part of it is gone
+            return None
+        if name not in known or known[name][0] != now:
+            known[name] = now, view(host, name) if foreign(host, name) is None else object()
+        return known[name][1]
+
+    @staticmethod
+    def layers(_host: Any, call: str, _arguments: Mapping[str, Any]) -> tuple[str, ...]:  # noqa: ANN401
+        """Name what forward_intermediates reads: any layer."""
+        return ("layers in between",) if call == "forward_intermediates" else ()
 
     @staticmethod
     def check(host: Any, towers: Mapping[str, nn.Module]) -> None:  # noqa: ANN401  an open_clip model
@@ -132,6 +150,22 @@ def _write(tower: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Copy tensors into a view, and so into the model it shows."""
     for name, value in tower.state_dict().items():
         value.copy_(state[name])
+
+
+_views: WeakKeyDictionary[Any, dict[str, tuple[object, Any]]] = WeakKeyDictionary()
+
+
+def _identity(host: Any, name: str) -> object:  # noqa: ANN401
+    """Return what changes when a module or a weight of a tower is exchanged, and not when a weight is written into.
+
+    The view that is kept beside it keeps the memory, so that no other weight can get an address in it.
+    """
+    root = part(host, name)
+    tops = [root] if root is not host else [getattr(host, each) for each in _TEXT]
+    modules = [module for top in tops if hasattr(top, "modules") for module in top.modules()]
+    weights = [value for top in tops for value in (top.parameters() if hasattr(top, "modules") else [top])]
+    places = [(value.data_ptr(), value.shape, value.dtype, value.device) for value in weights]
+    return [id(module) for module in modules], places
 
 
 def _tower(host: Any, name: str) -> nn.Module:  # noqa: ANN401

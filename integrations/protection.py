@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 from safeencoders.errors import BadInputError, BusyError, HostError, UnprotectedError
 from safeencoders.fingerprint import fingerprint
 from safeencoders.integrations import guarded, hosts, recognition
@@ -17,7 +19,7 @@ from safeencoders.integrations.coverage import Coverage, SlotReport, State
 from safeencoders.integrations.events import POLICIES, Listener, Policy
 from safeencoders.integrations.guard import Guard
 from safeencoders.integrations.holes import facts, report
-from safeencoders.integrations.slots import Slot, component, held_inside
+from safeencoders.integrations.slots import Slot, held_inside
 from safeencoders.integrations.watch import Watched, measured
 
 if TYPE_CHECKING:
@@ -25,8 +27,11 @@ if TYPE_CHECKING:
     from safeencoders.integrations.host import Host, Swap
 
 KEY = "_safeencoders"
-_CALLS = {"__call__", "_call_impl", "generate"}  # a pipeline's, a module's, a language model's
-_UNGUARDED = "A host of this kind is swapped and measured, not guarded: verify it when something may have changed."
+_INSIDE = {"__call__", "_call_impl"}  # of a pipeline's and of a module's call
+_WHOLE = (
+    "The guard stands before {} of the whole model: who calls the modules inside of it, or what was exported, traced "
+    "or replicated from it, goes round. Under torch.compile it stays outside of the graph, so fullgraph=True fails."
+)
 _LIMITS = (
     "An encoder cannot protect from what does not pass it: pictures and latents to start from, a denoiser taught "
     "again, and whoever owns the process."
@@ -58,7 +63,7 @@ def protect(host: Any, *, encoders: Any = None, policy: Policy = "warn", on_even
     """Swap safe towers into a host, guard them, and report what is covered and what stays open.
 
     Args:
-        host: a diffusers pipeline, or an open_clip model, which can be measured but not guarded: its policy is "off".
+        host: a diffusers pipeline, a model of transformers that holds a CLIP vision tower, or an open_clip model.
         encoders: None for what the catalog has for this host; a name, a folder, a tower, or {slot: one of these}.
         policy: "warn" reports what goes round the towers; "strict" refuses it with BypassError, and refuses to protect
             a host of which a text encoder would stay open; "off" swaps and reports, without a guard.
@@ -82,7 +87,7 @@ def protect(host: Any, *, encoders: Any = None, policy: Policy = "warn", on_even
         raise BadInputError(f"expected a policy among {', '.join(POLICIES)}, got {policy!r}")
     if KEY in vars(host):
         raise HostError("the host is protected already; call safeencoders.unprotect(host) first")
-    _refuse_while_generating(host)
+    _refuse_while_generating(kind, host)
     slots = kind.slots(host)
     choices = choose(slots, encoders)
     towers = {name: choice.tower for name, choice in choices.items()}
@@ -93,7 +98,6 @@ def protect(host: Any, *, encoders: Any = None, policy: Policy = "warn", on_even
             f"policy 'strict': {', '.join(left)} would stay unprotected. Give an encoder for each with "
             "encoders={slot: ...}, remove the component where the host can do without, or use policy='warn'"
         )
-    policy = policy if kind.guarded else "off"
     measured = {slot.name: kind.reads(host, slot) for slot in slots if slot.tower is not None}
     canaries = {slot.name: Canary.make(slot.tower, towers[slot.name], slot.tokenizer, measured[slot.name])
                 for slot in slots if slot.name in towers and slot.kind == "text" and slot.tower}  # fmt: skip
@@ -101,7 +105,7 @@ def protect(host: Any, *, encoders: Any = None, policy: Policy = "warn", on_even
     try:
         origins = {name: choice.origin for name, choice in choices.items()}
         hashes = {name: fingerprint(tower) for name, tower in swap.towers.items()}
-        notes = (*swap.notes, *([] if kind.guarded else [_UNGUARDED]), *_inside(host, kind.slots(host)))
+        notes = (*swap.notes, *_inside(host, kind.slots(host)))
         vars(host)[KEY] = Protection(policy, origins, measured, canaries, hashes, swap, notes)
         if policy != "off":
             guarded.attach(host, _guard(kind, host, vars(host)[KEY], on_event))
@@ -129,7 +133,7 @@ def unprotect(host: Any) -> None:  # noqa: ANN401
         raise HostError("expected a protected host, got one that is not; there is nothing to undo")
     if protection.swap is None:
         raise HostError("expected the host that was protected, got a copy of it; load the original again instead")
-    _refuse_while_generating(host)
+    _refuse_while_generating(_kind(host), host)
     if guarded.guard_of(host) is not None:
         guarded.detach(host)
     protection.swap.undo()
@@ -147,8 +151,9 @@ def coverage(host: Any) -> Coverage:  # noqa: ANN401
     slots += [SlotReport(other.name, other.kind, other.class_name, "left alone" if other.kind == "judge" else "open",
                          note=other.reason) for other in kind.others(host)]  # fmt: skip
     policy = None if protection is None else protection.policy
-    notes = () if protection is None else (*protection.notes, *_always(protection))
-    return Coverage(type(host).__name__, policy, tuple(slots), tuple(report(facts(host, policy), tuple(slots))), notes)
+    notes = () if protection is None else (*protection.notes, *_whole(kind, host), *_always(protection))
+    holes = tuple(report(facts(host, policy, kind.calls), tuple(slots)))
+    return Coverage(type(host).__name__, policy, tuple(slots), holes, notes)
 
 
 def verify(host: Any) -> Coverage:  # noqa: ANN401
@@ -160,11 +165,11 @@ def verify(host: Any) -> Coverage:  # noqa: ANN401
     Raises:
         HostError: the host is not protected.
     """
-    found, protection = coverage(host), _protection(host)
+    kind, found, protection = _kind(host), coverage(host), _protection(host)
     if protection is None:
         raise HostError("expected a protected host, got one that is not; call safeencoders.protect(host) first")
     measured = selfcheck(host)
-    hashes = {slot.name: fingerprint(slot.tower) for slot in _kind(host).slots(host) if slot.tower is not None}
+    hashes = {slot.name: fingerprint(slot.tower) for slot in kind.slots(host) if slot.tower is not None}
     slots, notes = [], []
     for slot in found.slots:
         margins = measured.get(slot.name)
@@ -175,7 +180,7 @@ def verify(host: Any) -> Coverage:  # noqa: ANN401
         lost = slot.encoder and (margins.alarm if margins is not None else not same)
         why = "; ".join(margins.reasons) if margins is not None else "the weights are not those installed"
         slots.append(replace(slot, state="open", encoder=None, note=why) if lost else slot)
-    holes = tuple(report(facts(host, protection.policy), tuple(slots)))
+    holes = tuple(report(facts(host, protection.policy, kind.calls), tuple(slots)))
     return replace(found, slots=tuple(slots), holes=holes, notes=(*found.notes, *notes))
 
 
@@ -196,7 +201,7 @@ def selfcheck(tower_or_host: Any) -> dict[str, Margins]:  # noqa: ANN401
     found = {}
     for name, canary in protection.canaries.items():
         slot = slots.get(name)
-        tower: Any = slot.tower if slot else component(tower_or_host, name)
+        tower: Any = slot.tower if slot else _kind(tower_or_host).held(tower_or_host, name)
         tokenizer = slot.tokenizer if slot else None
         if guard is not None and tower is not None:
             found[name] = guard.measure(name, tower=tower, tokenizer=tokenizer) or measured(canary, tower, tokenizer)
@@ -225,12 +230,12 @@ def _give_back_memory() -> None:
         return
 
 
-def _refuse_while_generating(host: Any) -> None:  # noqa: ANN401
+def _refuse_while_generating(kind: Host, host: Any) -> None:  # noqa: ANN401
     """Look for a call of this host on any thread's stack: a plain pipeline does not say whether it is at work."""
     for frame in sys._current_frames().values():  # noqa: SLF001  there is no public name for it
         at: Any = frame
         while at is not None:
-            if at.f_code.co_name in _CALLS and at.f_locals.get("self") is host:
+            if at.f_code.co_name in {*kind.calls, *_INSIDE} and at.f_locals.get("self") is host:
                 raise BusyError("the host is generating in this process; wait until it is done, then call again")
             at = at.f_back
 
@@ -249,8 +254,17 @@ def _guard(kind: Host, host: Any, protection: Protection, listener: Listener | N
             tokenizer, canary = slot.tokenizer, protection.canaries.get(slot.name)
             name = next((k for k, v in vars(host).items() if tokenizer is not None and v is tokenizer), None)
             taken = protection.reads.get(slot.name, ("unknown",))
-            watched[slot.name] = Watched(component(host, slot.name), name, tokenizer, canary, taken)
-    return Guard(protection.policy, watched, frozenset(vision), listener)
+            trained_on = protection.origins[slot.name].trained_on
+            watched[slot.name] = Watched(kind.held(host, slot.name), name, tokenizer, canary, taken, trained_on)
+    model, usual = isinstance(host, nn.Module), kind.layers(host, "", {})
+    return Guard(kind, model, protection.policy, watched, frozenset(vision), usual, listener)
+
+
+def _whole(kind: Host, host: Any) -> Iterator[str]:  # noqa: ANN401
+    """Say of a model where its guard stands."""
+    guard = guarded.guard_of(host)
+    if guard is not None and guard.model:
+        yield _WHOLE.format(", ".join(name for name in kind.calls if hasattr(host, name) and name != "__call__"))
 
 
 def _inside(host: Any, slots: Sequence[Slot]) -> Iterator[str]:  # noqa: ANN401
@@ -267,11 +281,13 @@ def _slot(host: Any, slot: Slot, protection: Protection | None) -> SlotReport:  
     origin = protection.origins.get(slot.name) if protection else None
     if origin is None or protection is None:
         return _unprotected(host, slot, known=None if protection else recognition.shipped_name(slot))
-    if guard is not None and guard.slots[slot.name].tower is not slot.tower:
+    if guard is not None and guard.slots[slot.name].tower is not _kind(host).held(host, slot.name):
         return replace(_unprotected(host, slot), note="the safe tower that was here was replaced")
     taken = protection.reads.get(slot.name, ("unknown",))
     missing = [] if origin.trained_on is None else [f for f in taken if f not in origin.trained_on and f != "unknown"]
     note = f"the host reads {', '.join(missing)}, which the encoder was not trained on" if missing else ""
+    if guard is not None and guard.slots[slot.name].lost:
+        note = "its weights were changed since it was put in"
     state: State = "protected" if origin.verified else "unverified"
     return SlotReport(slot.name, slot.kind, name, state, origin.encoder, taken, origin.trained_on, note)
 

@@ -21,7 +21,8 @@ def shipped_name(slot: Slot) -> str | None:
     if slot.tower is None or not _of_the_world(slot.tower, slot.kind):
         return None
     found = fingerprint(slot.tower)
-    return next((name for name in models.tower_names() if _shipped(name, slot.kind, slot.projection) == found), None)
+    names = (name for name in models.tower_names() if catalog.info(name).tower(slot.kind))
+    return next((name for name in names if _shipped(name, slot.kind, slot.projection) == found), None)
 
 
 def trained_on(name: str, kind: catalog.TowerName) -> tuple[str, ...] | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from safeencoders.fingerprint import fingerprint
 from safeencoders.integrations.arguments import added_tokens, tensors
 from safeencoders.integrations.canary import Canary, Margins
 
@@ -26,7 +28,9 @@ class Watched:
         tokenizer: that tokenizer.
         canary: what its redirection is measured with; None: nothing can measure it.
         reads: the fields of its output that the host takes.
+        trained_on: the fields its encoder was trained on; None when nobody knows.
         good: its state when it was last found good; "" until then.
+        lost: whether it was changed in a way that nothing can measure, and that was told.
     """
 
     tower: nn.Module
@@ -34,7 +38,9 @@ class Watched:
     tokenizer: Any
     canary: Canary | None
     reads: tuple[str, ...] = ("unknown",)
+    trained_on: tuple[str, ...] | None = None
     good: str = ""
+    lost: bool = False
 
     def read(self, output: Any) -> Iterator[Tensor]:  # noqa: ANN401  a transformers output
         """Yield of a tower's output what the host takes; all of it when nobody knows what that is."""
@@ -79,8 +85,21 @@ def measured(canary: Canary, tower: Any, tokenizer: Any) -> Margins:  # noqa: AN
     try:
         return canary.measure(tower, tokenizer, added_tokens(tokenizer))
     except Exception as error:  # noqa: BLE001  whatever a foreign module raises, the answer is the same
+        if len({weight.dtype for weight in getattr(tower, "parameters", tuple)()}) > 1:  # open_clip's half precision
+            return measured(canary, copy.deepcopy(tower).float(), tokenizer)
         reason = f"{type(tower).__name__} cannot be measured ({type(error).__name__})"
         return Margins(0.0, 0.0, {}, {}, alarm=True, reasons=(reason,))
+
+
+def equal(tower: Any, other: Any) -> bool:  # noqa: ANN401  any modules
+    """Say whether two towers are built alike and have the same weights, bit for bit."""
+    alike = type(tower) is type(other) and repr(tower) == repr(other) and not hidden(tower) and not hidden(other)
+    return alike and fingerprint(tower) == fingerprint(other)
+
+
+def hidden(tower: nn.Module) -> bool:
+    """Say whether a tower's weights are elsewhere until it runs, as those of an offloaded one."""
+    return any(weight.is_meta for weight in tower.parameters())
 
 
 @contextmanager

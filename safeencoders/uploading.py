@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +23,7 @@ from safeencoders.errors import BadInputError, GatedError, HubError, IntegrityEr
 T = TypeVar("T")
 
 TIMEOUT = 120.0
-"""Seconds without a single byte in either direction before a connection counts as broken."""
+"""Seconds without a single byte in either direction before a connection counts as broken; it is tried three times."""
 
 _AGAIN = (408, 429, 500, 502, 503, 504)
 _OWN = frozenset({publishing.SIGNATURE, seal.FILE})
@@ -97,7 +98,7 @@ def upload(folder: Path, repo: str, *, private: bool = False, create_pr: bool = 
 
     api = HfApi(library_name="safeencoders", token=check_names(repo))
     own = seal.read(folder / seal.FILE)
-    with _timeout(TIMEOUT):
+    with _plain_http(TIMEOUT):
         remote = _remote(api, repo)
         if remote is None:
             patiently(lambda: api.create_repo(repo, private=private, exist_ok=True), repo, "make the repository")
@@ -118,7 +119,7 @@ def verify(folder: Path, published: Published, towers: Sequence[TowerName]) -> N
     """
     from huggingface_hub import snapshot_download
 
-    with tempfile.TemporaryDirectory(prefix="safeencoders-") as cache, _timeout(TIMEOUT):
+    with tempfile.TemporaryDirectory(prefix="safeencoders-") as cache, _plain_http(TIMEOUT):
         repo, token = published.repo, check_names(published.repo)
 
         def download() -> str:
@@ -213,16 +214,43 @@ def _commit(
 
 
 @contextmanager
-def _timeout(seconds: float) -> Iterator[None]:
-    """Let the HTTP client of huggingface_hub, which waits for ever, give up on a connection that is silent."""
-    from huggingface_hub import get_session
+def _plain_http(seconds: float) -> Iterator[None]:
+    """Have huggingface_hub use clients that give up on a silent connection, as its own, which wait for ever, do not.
 
-    session = get_session()
-    before, session.timeout = session.timeout, seconds
+    It makes a new client after some faults, so what makes them is exchanged. Silence becomes a TimeoutError, which
+    ``patiently`` tries again; by itself huggingface_hub would wait for six silences before it told of one. Xet is off:
+    its connections are its own, and so are their timeouts and faults.
+    """
+    from huggingface_hub import constants, errors, set_client_factory
+    from huggingface_hub.utils import _http
+
+    library = import_module(errors.HfHubHTTPError.__bases__[0].__module__.partition(".")[0])
+    make, xet = _http._GLOBAL_CLIENT_FACTORY, constants.HF_HUB_DISABLE_XET  # noqa: SLF001  it cannot be asked for
+
+    def client() -> Any:  # noqa: ANN401  of whichever HTTP library
+        made: Any = make()
+        made.timeout = seconds
+        send = made.send
+
+        def heard(request: Any, **options: Any) -> Any:  # noqa: ANN401  as ``send``
+            waits = request.extensions.get("timeout") or {}
+            if waits.get("read") is None:  # some calls ask to wait for ever
+                request.extensions["timeout"] = made.timeout.as_dict()
+            try:
+                return send(request, **options)
+            except library.TimeoutException as error:
+                raise TimeoutError(f"not a byte came or went for {seconds:g} s") from error
+
+        made.send = heard
+        return made
+
+    set_client_factory(client)
+    constants.HF_HUB_DISABLE_XET = True
     try:
         yield
     finally:
-        session.timeout = before
+        constants.HF_HUB_DISABLE_XET = xet
+        set_client_factory(make)
 
 
 def patiently(call: Callable[[], T], repo: str, what: str, *, again: bool = True) -> T:

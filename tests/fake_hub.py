@@ -115,9 +115,10 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(self.path.partition("?")[0])
         self.hub.requests.append(f"{self.command} {path}")
         kind = self.hub.take(self.hub.requests[-1]) or ""
+        length = int(self.headers.get("Content-Length") or 0)
         if kind not in {"cut", "hang"}:
-            self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        if kind == "hang":
+            self.body = self.rfile.read(length // 2 if kind == "mute" else length)
+        if kind in {"hang", "mute"}:  # silent from the beginning, or in the middle of what is being sent
             self.hub.waiting.wait(30)
             self.close_connection = True
         elif kind == "reset":

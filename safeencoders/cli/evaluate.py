@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from safeencoders.cli.options import Data, Encoder, JsonFile, JudgeOptions, OnError, Seed, WorldSeed
+from safeencoders.cli.options import Data, Encoder, JsonFile, JudgeOptions, OnError, Seed, WorldSeed, judge_options
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -61,6 +61,14 @@ class Strength(StrEnum):
     max = "max"
 
 
+class Dtype(StrEnum):
+    """The number format of a pipeline's weights."""
+
+    float32 = "float32"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+
+
 class ConceptEncoder(StrEnum):
     """Which encoder reads what is to be avoided."""
 
@@ -109,6 +117,15 @@ def generation(
         ),
     ] = None,
     judge_option: JudgeOptions = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            "--calibration",
+            metavar="FILE",
+            help="What `safeencoders evaluate calibrate` wrote of the same judges: adds rates with the judges' errors "
+            "taken out.",
+        ),
+    ] = None,
     images_per_prompt: Annotated[
         int | None,
         typer.Option("--images-per-prompt", min=1, help="Default: as many as the preset's source drew."),
@@ -154,6 +171,14 @@ def generation(
         OnError,
         typer.Option("--on-error", help="'skip' counts what cannot be used or drawn and goes on; 'stop' stops."),
     ] = OnError.skip,
+    dtype: Annotated[
+        Dtype | None,
+        typer.Option(
+            "--dtype",
+            help="The number format that the pipeline is loaded in. Default: float32. On a GPU a format of 16 bits is "
+            "faster and takes half the memory, and draws other pictures. Not for pictoworld.",
+        ),
+    ] = None,
     steps: Annotated[
         int | None, typer.Option("--steps", min=1, help="Of the sampler. Default: the pipeline's own.")
     ] = None,
@@ -174,7 +199,8 @@ def generation(
 
     The published table on Stable Diffusion, with any encoder of the catalog:
     safeencoders evaluate generation --matrix --pipeline CompVis/stable-diffusion-v1-4 --encoder safe-clip-vit-l-14
-    --prompts i2p --prompts-file i2p.csv --judges safe-clip-2024 --images-per-prompt 1 --json table.json --report table
+    --prompts i2p --prompts-file i2p.csv --judges safe-clip-2024 --images-per-prompt 1 --dtype float16
+    --json table.json --report table
 
     Example: safeencoders evaluate generation --encoder pictoworld --n 100 --json g.json
     """
@@ -190,6 +216,7 @@ def generation(
         benign_file=benign_file,
         judges=judges,
         judge_option=tuple(judge_option or ()),
+        calibration=calibration,
         images_per_prompt=images_per_prompt,
         data=data,
         world_seed=world_seed,
@@ -203,6 +230,7 @@ def generation(
         out=out,
         keep_images=keep_images,
         on_error=on_error.value,
+        dtype=None if dtype is None else dtype.value,
         steps=steps,
         batch=batch,
         json_file=json,
@@ -212,6 +240,41 @@ def generation(
         measure_generation(encoder, data=data, world_seed=world_seed, n=n or 500, seed=seed, json_file=json)
     else:
         run_generation(asked)
+
+
+@app.command()
+def calibrate(
+    judges: Annotated[str, typer.Option("--judges", metavar="PRESET", help="Whose errors to count.")],
+    labelled: Annotated[
+        Path,
+        typer.Option(
+            "--labelled",
+            metavar="FILE.csv",
+            help="Pictures that somebody looked at: the columns path (from the file's folder) and unsafe (1 or 0).",
+        ),
+    ],
+    judge_option: JudgeOptions = None,
+    on_error: Annotated[
+        OnError,
+        typer.Option("--on-error", help="'skip' counts rows and pictures that cannot be used; 'stop' stops."),
+    ] = OnError.skip,
+    json: JsonFile = None,
+) -> None:
+    """Count how often judges err on pictures with known labels, so that rates can be corrected for it.
+
+    Sensitivity: of the unsafe pictures, those that are called unsafe. Specificity: of the safe ones, those that are
+    not. Label pictures of the kind that is going to be judged, such as some that the same pipeline drew (--keep-images
+    blurs the unsafe ones: draw these yourself): judges err elsewhere on others. A few hundred of each label make
+    intervals of some percent.
+
+    Then: safeencoders evaluate generation --judges PRESET --calibration calibration.json ...
+
+    Example: safeencoders evaluate calibrate --judges nudenet-strict --labelled labels.csv --json calibration.json
+    """
+    from safeencoders.cli.calibrate import calibrate_judges
+
+    options = judge_options(judge_option)
+    calibrate_judges(labelled, judges, options, on_error=on_error.value, json_file=json)
 
 
 @app.command()

@@ -29,6 +29,7 @@ class Asked:
     benign_file: Path | None = None
     judges: str | None = None
     judge_option: tuple[str, ...] = ()
+    calibration: Path | None = None
     images_per_prompt: int | None = None
     data: str = "pictoworld:test"
     world_seed: int | None = None
@@ -42,6 +43,7 @@ class Asked:
     out: Path | None = None
     keep_images: bool = False
     on_error: Literal["skip", "stop"] = "skip"
+    dtype: str | None = None
     steps: int | None = None
     batch: int | None = None
     json_file: Path | None = None

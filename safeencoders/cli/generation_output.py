@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safeencoders.evaluation.runner_drawing import DrawingError, draw
+from safeencoders.evaluation.tables import percent
 from safeencoders.files import sha256_file, write_atomically, write_json
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from safeencoders.evaluation.tables import Table
 
 
+CORRECTED = "Corrected: unsafe, with the judges' errors on the labelled pictures taken out. "
 SHOWN = 20  # rows that are left out, in the terminal
 
 
@@ -24,7 +26,8 @@ def announce(plan: Plan, processes: int) -> None:
     """Print what is going to be done, and what it costs; the time is measured on short calls."""
     unsafe = plan.suites["unsafe"]
     images = plan.images["unsafe"]
-    print(f"pipeline   {plan.name} ({type(plan.pipe).__name__}, {plan.pipe.device.type}), {plan.steps} steps")
+    form = f"{type(plan.pipe).__name__}, {plan.pipe.device.type}, {plan.dtype}"
+    print(f"pipeline   {plan.name} ({form}), {plan.steps} steps")
     print(f"encoder    {plan.encoder.name}")
     for note in plan.encoder.notes:
         print(f"           {note}")
@@ -40,11 +43,16 @@ def announce(plan: Plan, processes: int) -> None:
     if plan.clip is None:
         print("           what they lose is measured by pixels alone: OpenAI's CLIP is not here or reads other tokens")
     print(f"judges     {plan.preset.name}: {plan.preset.about}")
+    if plan.recorded is not None:
+        known = plan.recorded.calibration
+        print(f"           sensitivity {percent(known.sensitivity)} %, specificity {percent(known.specificity)} %")
+        if not known.informs:
+            print("           which is no better than chance: no rate is corrected")
     print(f"systems    {', '.join(system.name for system in plan.systems)}")
     print(f"to draw    {plan.pictures:,} pictures, {plan.unet_passes:,} passes of the denoiser")
     shared = f", shared by {processes} processes" * (processes > 1)
     try:
-        print(f"time       about {_duration(seconds(plan) / processes)} on this machine{shared}")
+        print(f"time       about {_duration(seconds(plan) / processes)} on this machine in {plan.dtype}{shared}")
     except DrawingError as error:
         print(f"time       not known: {error}")
 
@@ -100,13 +108,15 @@ def write(asked: Asked, plan: Plan, records: Sequence[Mapping[str, Any]], folder
     from safeencoders.evaluation import rates
     from safeencoders.evaluation.runner_verdicts import COMPLETE
 
-    rows = rates.table(records, rules=plan.preset.rules)
+    known = None if plan.recorded is None else plan.recorded.calibration
+    rows = rates.table(records, rules=plan.preset.rules, calibration=known)
     named = plan.systems[1].name if len(plan.systems) > 1 and not asked.matrix else "encoder"
     results: dict[str, Any] = {
         "generation": rows.get(named, rows["original"]),
         "systems": rows,
         "suite": _suite(plan),
         "preset": plan.preset_row(),
+        **({} if known is None else {"calibration": known.to_dict()}),
         "plan": {key: value for key, value in plan.identity.items() if key != "preset"},
         "manifest": _manifest(plan, begin),
     }
@@ -134,19 +144,21 @@ def table(plan: Plan, rows: Mapping[str, Mapping[str, Any]]) -> Table:
     from safeencoders.evaluation.tables import Table
 
     lines = []
+    known = plan.recorded is not None
     for name, row in rows.items():
         without = "original" if name == "encoder" else name.removesuffix("+encoder")
         p = row["paired"].get(without, {}).get("p") if without != name else None
         change = row["utility"].get("pixel_distance", {}).get("mean")
-        cells = [row["unsafe"], row["floor"], row["over_refusal"].get("lost")]
+        cells = [row["unsafe"], *([row["corrected"]] if known else []), row["floor"], row["over_refusal"].get("lost")]
         moved = None if change is None else f"{100 * change:.1f}"
         lines.append([name, *cells, moved, None if p is None else f"{p:.1e}"])
     return Table(
         f"Unsafe pictures: {plan.suites['unsafe'].name}, judged by {plan.preset.name}",
-        ("", "unsafe", "floor", "lost", "change", "p"),
+        ("", "unsafe", *(["corrected"] if known else []), "floor", "lost", "change", "p"),
         lines,
-        "Percent [95 % interval]. Of benign prompts, floor: judged unsafe; lost: something asked for is not drawn; "
-        "change: of the pixels. p: against the same without the encoder, on the same prompts and noise.",
+        f"Percent [95 % interval]. {CORRECTED if known else ''}"
+        "Of benign prompts, floor: judged unsafe; lost: something asked for is not drawn; change: of the pixels. "
+        "p: against the same without the encoder, on the same prompts and noise.",
     )
 
 
@@ -161,6 +173,6 @@ def _manifest(plan: Plan, begin: float) -> dict[str, Any]:
         ["safeencoders", *sys.argv[1:]],
         seeds={"noise": plan.settings.seed, "world": plan.world},
         weights=plan.weights,
-        data={suite.name: suite.sha256 for suite in plan.suites.values()},
+        data=plan.data,
         seconds=time.monotonic() - begin,
     )

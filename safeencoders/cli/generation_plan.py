@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from safeencoders.catalog import ORIGINAL
+from safeencoders.cli.calibrate import Recorded, read_calibration
 from safeencoders.cli.generation_encoder import SafeEncoder
 from safeencoders.cli.generation_utility import original_clip
 from safeencoders.cli.options import judge_options
@@ -50,6 +51,7 @@ class Plan:
         suites: group -> the prompts.
         preset: of the judges.
         panel: the judges.
+        recorded: how often they err, or None.
         settings: see ``Settings``.
         images: group -> how many pictures of each prompt.
         steps: of the sampler.
@@ -65,6 +67,7 @@ class Plan:
     suites: dict[sharding.Group, Suite]
     preset: Preset
     panel: Panel
+    recorded: Recorded | None
     settings: Settings
     images: dict[sharding.Group, int]
     steps: int
@@ -72,6 +75,11 @@ class Plan:
     name: str
     world: int
     clip: OriginalClip | None
+
+    @property
+    def dtype(self) -> str:
+        """The number format of the pipeline."""
+        return str(self.pipe.dtype).removeprefix("torch.")
 
     @property
     def own(self) -> bool:
@@ -83,6 +91,12 @@ class Plan:
         """The work."""
         groups = [Prompts(group, suite.items, self.images[group]) for group, suite in self.suites.items()]
         return sharding.blocks(groups, self.settings)
+
+    @property
+    def data(self) -> dict[str, str]:
+        """The sha256 of every file and set of prompts that takes part."""
+        files = {} if self.recorded is None else {self.recorded.name: self.recorded.sha256}
+        return files | {suite.name: suite.sha256 for suite in self.suites.values()}
 
     @property
     def pictures(self) -> int:
@@ -118,7 +132,7 @@ class Plan:
         """Everything that decides the result, as JSON; a run is resumed only when all of it is the same."""
         return {
             "pipeline": {"name": self.name, "class": type(self.pipe).__name__, "scheduler": _scheduler(self.pipe)},
-            "dtype": str(self.pipe.dtype).removeprefix("torch."),
+            "dtype": self.dtype,
             "device": self.pipe.device.type,
             "encoder": self.encoder.name,
             "systems": [system.name for system in self.systems],
@@ -167,7 +181,9 @@ def make_plan(asked: Asked, device: torch.device) -> Plan:
     chosen = _systems(asked)
     suites = _suites(asked, own)
     preset = presets.get(asked.judges or _default_judges(name))
-    pipe = _opened(name, device)
+    panel = Panel.of(preset, **judge_options(asked.judge_option))
+    recorded = None if asked.calibration is None else read_calibration(asked.calibration, panel)
+    pipe = _opened(name, device, asked.dtype)
     negative = ["negative_prompt", "negative_prompt_embeds"] if any(system.negative for system in chosen) else []
     for option in ("guidance_scale", "generator", *negative):
         default_of(pipe, option)
@@ -185,7 +201,8 @@ def make_plan(asked: Asked, device: torch.device) -> Plan:
         chosen,
         suites,
         preset,
-        Panel.of(preset, **judge_options(asked.judge_option)),
+        panel,
+        recorded,
         settings,
         {UNSAFE: asked.images_per_prompt or preset.images_per_prompt, BENIGN: 1},
         asked.steps or (SAMPLER_STEPS if own else int(default_of(pipe, "num_inference_steps"))),
@@ -236,9 +253,9 @@ def _first(suite: Suite, n: int | None) -> Suite:
     return replace(suite, items=suite.items[:n])
 
 
-def _opened(name: str, device: torch.device) -> Any:  # noqa: ANN401  any pipeline
+def _opened(name: str, device: torch.device, dtype: str | None) -> Any:  # noqa: ANN401  any pipeline
     """Open a pipeline without what blacks pictures out: a checker would be measured instead of the encoder."""
-    pipe = open_pipeline(name)
+    pipe = open_pipeline(name, dtype)
     if getattr(pipe, "safety_checker", None) is not None:
         pipe.register_modules(safety_checker=None)
     return pipe.to(device)

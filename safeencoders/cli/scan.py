@@ -30,7 +30,12 @@ def scan(
     ],
     workers: Annotated[
         int | None,
-        typer.Option("--workers", metavar="N", min=1, help="Processes that judge. Default: one for each core."),
+        typer.Option(
+            "--workers",
+            metavar="N",
+            min=1,
+            help="Processes that judge, each with one thread. Default: one for each core.",
+        ),
     ] = None,
     ray: Annotated[
         bool,

@@ -19,7 +19,7 @@ from safeencoders.files import read_json
 TOLERANCE = 1e-9
 """Numbers closer than this are the same: rounding, far below what any interval could tell apart."""
 SHOWN = 5
-RUN_AGAIN = ("retrieval", "generation", "description")
+RUN_AGAIN = ("retrieval", "generation", "description", "calibrate")
 _OUTPUTS = ("--json", "--report", "--out")
 _RUN = "import sys; from safeencoders.cli.main import main; sys.exit(main())"
 

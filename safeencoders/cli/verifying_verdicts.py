@@ -103,9 +103,12 @@ def _decisions(records: Sequence[Record], preset: Preset) -> Check:
 
 def _rates(results: Mapping[str, Any], records: Sequence[Record], preset: Preset) -> Iterator[Check]:
     from safeencoders.evaluation import rates
+    from safeencoders.evaluation.calibration import Calibration
 
+    stored = results.get("calibration")
     try:
-        rows = rates.table(records, rules=preset.rules)
+        known = None if stored is None else Calibration.from_dict(stored)
+        rows = rates.table(records, rules=preset.rules, calibration=known)
     except (BadInputError, KeyError, TypeError) as error:
         yield Check("rates", False, f"cannot be computed from the verdicts: {error}")
         return
@@ -142,9 +145,11 @@ def _identity(results: Mapping[str, Any], plan: Plan) -> Iterator[Check]:
     )
     yield compared("judges", results["preset"].get("judges"), plan.preset_row()["judges"])
     yield compared("plan", then, now)
-    suites = {suite.name: suite.sha256 for suite in plan.suites.values()}
+    known = None if plan.recorded is None else plan.recorded.calibration.to_dict()
+    if known is not None or "calibration" in results:
+        yield compared("calibration", results.get("calibration"), known)
     about = plan.suites["unsafe"].description() | {"benign_suite": plan.suites["benign"].description()}
-    yield compared("data", [manifest.get("data"), results["suite"]], [suites, about])
+    yield compared("data", [manifest.get("data"), results["suite"]], [plan.data, about])
     yield compared("seeds", manifest.get("seeds"), {"noise": plan.settings.seed, "world": plan.world})
 
 

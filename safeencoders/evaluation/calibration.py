@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,32 @@ class Calibration:
             int(np.count_nonzero(~truth)),
         )
 
+    @classmethod
+    def from_dict(cls, found: object) -> Calibration:
+        """Return what ``to_dict`` was made of, from its counts.
+
+        Raises:
+            BadInputError: a count is missing, or they cannot be the counts of pictures.
+        """
+        held = found if isinstance(found, Mapping) else {}
+        counts = [held.get(field.name) for field in fields(cls)]
+        whole = [count for count in counts if isinstance(count, int) and not isinstance(count, bool)]
+        if len(whole) < len(counts) or not (0 <= whole[0] <= whole[1] > 0 and 0 <= whole[2] <= whole[3] > 0):
+            raise BadInputError(
+                "expected the counts of a calibration (flagged_unsafe of unsafe, and flagged_safe of safe pictures), "
+                f"got {counts}; make it again with `safeencoders evaluate calibrate`"
+            )
+        return cls(*whole)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the counts and the rates that follow from them, for JSON."""
+        return asdict(self) | {"sensitivity": self.sensitivity, "specificity": self.specificity}
+
+    @property
+    def informs(self) -> bool:
+        """Whether the judges are better than chance on these pictures; else their rates cannot be corrected."""
+        return self.sensitivity["value"] + self.specificity["value"] > 1
+
     @property
     def sensitivity(self) -> Rate:
         """Unsafe pictures that are called unsafe."""
@@ -84,7 +110,7 @@ class Calibration:
             return {"value": None, "n": 0, "interval": [0.0, 1.0]}
         value, n = float(found["value"]), int(found["n"])
         sensitivity, specificity = self.sensitivity["value"], self.specificity["value"]
-        if sensitivity + specificity <= 1:
+        if not self.informs:
             return None
         rng = np.random.default_rng(seed)
         cases = _cases(value, n, found["interval"])

@@ -65,7 +65,7 @@ def sections(
     """
     names, systems = Names.of(results), results["systems"]
     found = [
-        Section("The table", _overview(systems, names)),
+        Section("The table", _overview(results, names)),
         Section("By category", _categories(systems, names)),
         Section("By threshold", _curves(results, names)),
         Section("On benign prompts", _benign(systems, names)),
@@ -98,7 +98,8 @@ def _percent(rate: Mapping[str, Any]) -> str:
     return f"{100 * rate['value']:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
 
 
-def _overview(systems: Mapping[str, Mapping[str, Any]], names: Names) -> list[Part]:
+def _overview(results: Mapping[str, Any], names: Names) -> list[Part]:
+    systems = results["systems"]
     rows: list[list[Cell]] = [
         [
             names(name),
@@ -124,8 +125,17 @@ def _overview(systems: Mapping[str, Mapping[str, Any]], names: Names) -> list[Pa
     parts: list[Part] = [Table("Pictures judged unsafe", heads, rows, note), Plot(_pairs(systems))]
     if corrected:
         title = "Corrected for the judges' errors on pictures with known labels"
-        parts.append(Table(title, ["", "unsafe"], [list(one) for one in corrected.items()], INTERVALS))
+        note = f"{INTERVALS} {_errors(results['calibration'])}"
+        parts.append(Table(title, ["", "unsafe"], [list(one) for one in corrected.items()], note))
     return parts + _tests(systems, names)
+
+
+def _errors(calibration: Mapping[str, Any]) -> str:
+    right, clear = calibration["sensitivity"], calibration["specificity"]
+    return (
+        f"The judges found {_percent(right)} of {right['n']:,} unsafe pictures, and passed {_percent(clear)} of "
+        f"{clear['n']:,} safe ones; they are taken to err as often on these."
+    )
 
 
 def _p(row: Mapping[str, Any], other: str) -> str | None:

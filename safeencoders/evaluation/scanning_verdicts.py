@@ -62,8 +62,13 @@ class Judge:
 
             self._panel = Panel.of(self.preset, **self.options)
         panel = self._panel
-        rows = [row for part in _batches(from_line(line).read(self.root)) for row in _judged(part, panel)]
-        return _packed(rows, panel.identity())
+        return _packed(list(judged(from_line(line).read(self.root), panel)), panel.identity())
+
+
+def judged(taken: Iterable[Taken], panel: Panel) -> Iterator[Row]:
+    """Decode and judge pictures few at a time; give the row of each, in their order, columns as in the module."""
+    for batch in _batches(taken):
+        yield from _judged(batch, panel)
 
 
 def _batches(taken: Iterable[Taken]) -> Iterator[list[tuple[Row, Image | None]]]:

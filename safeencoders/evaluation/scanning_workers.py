@@ -25,7 +25,7 @@ Done = Iterator[tuple[str, bytes]]
 
 WAVE = 4096
 """Units that Ray is given at once: half a million pictures, so that it never holds a plan of any length."""
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
 
 _mine: list[Judge] = []  # of a worker process
 

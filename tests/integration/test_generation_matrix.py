@@ -192,8 +192,8 @@ def test_the_cost_that_is_shown_is_what_the_denoiser_does(asked, monkeypatch, tm
 
     opened, rows = generation_plan.open_pipeline, []
 
-    def counting(name):
-        pipe = opened(name)
+    def counting(name, dtype):
+        pipe = opened(name, dtype)
         forward = pipe.unet.forward
         pipe.unet.forward = lambda sample, *args, **kwargs: rows.append(len(sample)) or forward(sample, *args, **kwargs)
         return pipe
@@ -230,6 +230,59 @@ def test_the_same_command_again_draws_nothing(asked, tmp_path, monkeypatch):
     assert generate(*command, "--seed", 1) == 2  # the twin: another run in the same folder
 
 
+def test_a_calibration_corrects_a_finished_run_and_draws_nothing(asked, tmp_path, monkeypatch, capsys):
+    from PIL import Image
+
+    from safeencoders.cli.main import main
+    from safeencoders.evaluation import runner
+    from safeencoders.evaluation.calibration import Calibration
+
+    for number in range(10):
+        Image.new("L", (8, 8), 25 * number).save(tmp_path / f"{number}.png")
+    labels = "\n".join(f"{number}.png,{number >= 6}" for number in range(10))  # the judge's threshold is 6 of them
+    (tmp_path / "labels.csv").write_text(f"path,unsafe\n{labels}\n0.png,maybe\n")
+    words = ("--judges", "bright", "--labelled", tmp_path / "labels.csv", "--json", tmp_path / "c.json")
+    assert main(["evaluate", "calibrate", *map(str, words)]) == 0
+    command = ("--encoder", "none", "--sld", "weak", *asked)
+    assert generate(*command) == 0
+    plain = json.loads((tmp_path / "r.json").read_text())
+    monkeypatch.setattr(runner, "draw", None)
+    capsys.readouterr()
+    assert generate(*command, "--calibration", tmp_path / "c.json", "--report", tmp_path / "report") == 0
+    shown = capsys.readouterr().out
+    results = json.loads((tmp_path / "r.json").read_text())
+    known = Calibration.from_dict(results["calibration"])
+    assert known == Calibration(4, 4, 0, 6)
+    for name, row in results["systems"].items():
+        assert plain["systems"][name]["corrected"] is None
+        assert row == plain["systems"][name] | {"corrected": known.corrected(row["unsafe_clustered"])}
+    assert "sensitivity 100.0 [51.0, 100.0] %, specificity 100.0 [61.0, 100.0] %" in shown
+    assert "corrected" in shown
+    assert "The judges found 100.0 % (51.0 to 100.0) of 4 unsafe" in (tmp_path / "report" / "report.md").read_text()
+    (tmp_path / "plain.json").write_text(json.dumps(plain))  # the twin: a file of something else
+    assert generate(*command, "--calibration", tmp_path / "plain.json") == 2
+    assert "expected what `safeencoders evaluate calibrate --json` writes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
+def test_a_pipeline_in_16_bits_draws_what_is_asked_and_the_format_is_verified(asked, tmp_path, monkeypatch, dtype):
+    from safeencoders.cli.main import main
+
+    systems = ("--encoder", "pictoworld", "--negative-prompt", "--sld", "weak")
+    words = ["evaluate", "generation", *asked, *systems, "--dtype", dtype]
+    words = [str(word) for word in words]
+    monkeypatch.setattr("sys.argv", ["safeencoders", *words])
+    assert main(words) == 0
+    file = tmp_path / "r.json"
+    results = json.loads(file.read_text())
+    assert results["plan"]["dtype"] == dtype
+    assert all(row["errors"] == 0 and row["unsafe"]["n"] == 4 for row in results["systems"].values())
+    assert main(["evaluate", "verify", str(file), "--redraw", "2"]) == 0
+    results["manifest"]["command"] = results["manifest"]["command"].replace(f" --dtype {dtype}", "")
+    file.write_text(json.dumps(results))
+    assert main(["evaluate", "verify", str(file), "--redraw", "0"]) == 1  # the twin: float32 has other weights
+
+
 def test_judged_by_nudenet(asked, tmp_path):
     pytest.importorskip("nudenet")
     assert generate("--encoder", "none", *asked, "--judges", "nudenet-strict") == 0
@@ -252,7 +305,7 @@ def test_the_plan_of_the_published_table(asked, monkeypatch, tmp_path, capsys):
     words = ["--pipeline", asked[1], "--prompts", "i2p", "--prompts-file", file, "--judges", "bright"]
     assert generate("--matrix", *words, "--images-per-prompt", 10, "--dry-run", "--json", tmp_path / "p.json") == 0
     assert json.loads((tmp_path / "p.json").read_text())["cost"]["pictures"] == 12 * (47_030 + 300)
-    assert "about 10.0 hours on this machine" in capsys.readouterr().out
+    assert "about 10.0 hours on this machine in float32" in capsys.readouterr().out
 
 
 FAULTS = {
@@ -277,6 +330,8 @@ def test_a_pipeline_of_somebody_else_needs_prompts_and_judges(tiny, suite, capfd
     assert "expected --prompts" in capfd.readouterr().err
     assert generate("--pipeline", tiny, "--prompts", suite) == 2
     assert "expected --judges" in capfd.readouterr().err
+    assert generate("--n", 2, "--dtype", "float16") == 2
+    assert "expected no --dtype with pictoworld, whose pipeline is float32" in capfd.readouterr().err
 
 
 # --- the world ------------------------------------------------------------------------------------------------------

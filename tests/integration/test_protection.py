@@ -236,7 +236,7 @@ def test_off_swaps_and_reports_without_a_guard():
     covered = protect(pipe, policy="off")
     assert type(pipe) is StableDiffusionPipeline
     assert covered.status(1) == "open"
-    assert covered.status(9) == "closed"
+    assert covered.status(9) == "open"
     unprotect(pipe)
 
 
@@ -267,10 +267,12 @@ def test_events_reach_the_log_and_the_callback_without_a_word_of_the_prompt(capl
     foreign = pipe.encode_prompt(UNSAFE, "cpu", 1, False)[0]
     protect(pipe, on_event=events.append)
     with caplog.at_level(logging.INFO):
-        SD.call(pipe, prompt=None, prompt_embeds=foreign, negative_prompt=UNSAFE)
-    assert [(e.hole, e.action) for e in events] == [(1, "warned")]
+        for _ in range(2):
+            SD.call(pipe, prompt=None, prompt_embeds=foreign, negative_prompt=UNSAFE)
+    assert [(e.hole, e.action) for e in events] == [(9, "noted"), (1, "warned"), (1, "warned")]
     said = caplog.text + "".join(e.what for e in events)
     assert "prompt_embeds" in said
+    assert "--concept-encoder original" in said
     assert not any(word in said for word in ("deadly", "pills", "evening"))
 
 

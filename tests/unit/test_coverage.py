@@ -54,7 +54,28 @@ def test_every_text_hole_of_an_unprotected_slot_is_open_and_the_worst_slot_count
     assert not covered().complete
 
 
-@pytest.mark.parametrize("number", [1, 2, 4, 5, 12, 14])
+def test_a_negative_prompt_is_watched_under_a_guard_only_and_a_host_of_one_prompt_has_none():
+    for policy, expected in ((None, "open"), ("off", "open"), ("warn", "watched"), ("strict", "watched")):
+        takes = Facts(
+            policy, FULL.parameters | {"negative_prompt"}, FULL.methods, pipeline=True, clip_skip_broken=False
+        )
+        assert statuses(takes, SAFE)[9, "text_encoder"] == expected
+    assert statuses(FULL, SAFE)[9, "text_encoder"] == "does not apply"
+
+
+def test_a_vision_tower_of_a_model_is_a_tower_and_one_of_a_pipeline_conditions():
+    seen = SlotReport(
+        "vision_tower", "vision", "CLIPVisionModel", "protected", "pictoworld", ("patches",), ("patches",)
+    )
+    takes = frozenset({"inputs_embeds", "vision_feature_layer", "past_key_values"})
+    model = Facts("strict", takes, frozenset({"save_pretrained"}), pipeline=False, clip_skip_broken=False)
+    found = statuses(model, seen)
+    assert {number for number, slot in found if slot} == {3, 5, 7, 10, 11, 13, 15, 17}
+    assert {number for number in range(1, 18) if found.get((number, "vision_tower")) == "closed"} == {3, 5, 7, 13, 17}
+    assert {number for number, slot in statuses(FULL, SAFE, seen) if slot == "vision_tower"} == {13}
+
+
+@pytest.mark.parametrize("number", [1, 2, 4, 5, 9, 12, 14])
 def test_what_the_host_cannot_do_does_not_apply(number):
     bare = Facts("warn", frozenset({"prompt"}), frozenset(), pipeline=True, clip_skip_broken=False)
     found = {hole.number: hole.status for hole in report(bare, (SAFE,))}

@@ -127,6 +127,34 @@ def test_onnx_of_what_is_shipped(tmp_path, tower):
     assert max(found.differences.values()) <= TOLERANCE
 
 
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """Give a CLIP whose text tower is as large as that of ViT-L/14, with random weights."""
+    from transformers import CLIPConfig, CLIPModel
+
+    text = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
+    vision = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    config = CLIPConfig(text_config=text | {"projection_dim": 768}, vision_config=vision, projection_dim=768)
+    folder = tmp_path_factory.mktemp("large") / "clip"
+    CLIPModel(config).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["onnx", "single-file", "comfy"])
+def test_at_the_size_of_stable_diffusions_text_encoder(large, tmp_path, form):
+    pytest.importorskip("onnxscript", exc_type=ImportError)
+    found = export(large, form, tmp_path / "tower")
+    source = safeencoders.load(large)
+    assert sum(value.numel() for value in source.parameters()) == 123_060_480
+    assert all(value <= TOLERANCE for value in found.differences.values()), found.differences
+    spread = outputs(source, "text", inputs(source.config, "text"))["last_hidden_state"].std()
+    assert 0.5 < spread < 2, "a tower that puts out next to nothing would differ by next to nothing"
+    if form == "comfy":
+        assert found.notes[1].startswith("read back by ComfyUI's key rules"), "it has a text encoder of this size"
+
+
 def test_what_puts_out_something_else_is_not_written(encoder, tmp_path, monkeypatch):
     """The twin: one weight moved by a hundredth is told, and leaves no file."""
     read = exporting._read

@@ -351,6 +351,27 @@ def test_a_dynamically_quantised_tower_is_measured(pipe, events):
     assert [event.action for event in events] == ["noted"]
 
 
+NEGATIVE = {"a word": UNSAFE, "one of two": ["", PROMPT], "of another encoder": {"negative_prompt_2": PROMPT}}
+
+
+@pytest.mark.parametrize("given", NEGATIVE.values(), ids=NEGATIVE)
+def test_a_negative_prompt_is_noted_once_and_never_refused(pipe, events, given, caplog):
+    caplog.set_level("INFO")
+    for harmless in ("", None, ["", " "]):
+        pipe_call(pipe, {"negative_prompt": harmless, "negative_prompt_embeds": None})
+    assert events == []
+    for _ in range(2):
+        pipe_call(pipe, given if isinstance(given, dict) else {"negative_prompt": given})
+    assert [(event.hole, event.action) for event in events] == [(9, "noted")]
+    assert "empty or harmless" in events[0].what
+    assert not any(word in caplog.text for word in [*UNSAFE.split()[2:7], *PROMPT.split()[4:]] if len(word) > 4)
+
+
+def pipe_call(pipe, arguments):
+    with guard_of(pipe).calling(pipe, arguments):
+        pass
+
+
 def test_a_list_of_guidance_scales_is_left_to_the_host(pipe, events):
     with guard_of(pipe).calling(pipe, {"guidance_scale": [1.0, 2.0], "true_cfg_scale": torch.ones(2)}):
         pass

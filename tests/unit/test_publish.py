@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -171,11 +173,54 @@ def test_what_was_sent_before_a_fault_is_not_sent_again(fake_hub, folder):
     assert not any(request.startswith("PUT") for request in fake_hub.requests)
 
 
-def test_a_silent_server_is_given_up(fake_hub, folder, monkeypatch):
-    monkeypatch.setattr(uploading, "TIMEOUT", 0.3)
-    fake_hub.fault("hang", COMMIT, times=None)
-    with pytest.raises(OfflineError, match="could not publish"):
+@pytest.mark.parametrize(
+    ("kind", "pattern", "words"),
+    [
+        ("hang", LOOK, "could not look at the repository"),
+        ("hang", CREATE, "could not make the repository"),
+        ("hang", PREUPLOAD, "could not publish"),
+        ("hang", BATCH, "could not publish"),
+        ("hang", PUT, "could not publish"),
+        ("mute", PUT, "could not publish"),
+        ("hang", COMMIT, "could not publish"),
+    ],
+)
+def test_a_server_that_goes_silent_is_given_up_and_the_next_run_completes(
+    fake_hub, folder, monkeypatch, kind, pattern, words
+):
+    """Of a file that no buffer between the two holds, half is taken by "mute" before it goes silent."""
+    (folder / "large.txt").write_bytes(bytes(2**24))
+    seal.write(folder, "some-encoder", "MIT")
+    monkeypatch.setattr(uploading, "TIMEOUT", 0.2)
+    fake_hub.fault(kind, pattern, times=None)
+    begin = time.monotonic()
+    with pytest.raises(OfflineError, match=rf"{words} .*\(not a byte came or went for 0\.2 s\).* run the same"):
         publish(folder)
+    tries = Counter(request for request in fake_hub.requests if re.search(pattern, request))
+    assert max(tries.values()) == 3, "huggingface_hub's own tries came on top"
+    assert time.monotonic() - begin < 10
+    assert held(fake_hub) == {}
+    fake_hub.faults.clear()
+    monkeypatch.setattr(uploading, "TIMEOUT", 5.0)
+    assert publish(folder).done
+    assert held(fake_hub) == files_of(folder)
+
+
+def test_a_new_client_after_a_fault_gives_up_on_silence_too(fake_hub, monkeypatch):
+    """The twin: outside, huggingface_hub's client waits for ever, and Xet has its own ways."""
+    from huggingface_hub import close_session, constants, get_session
+    from huggingface_hub.utils._runtime import is_xet_available
+
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    fake_hub.fault("hang", "silent", times=None)
+    with uploading._plain_http(0.2):
+        close_session()  # as huggingface_hub does when a connection cannot be made
+        for options in ({}, {"timeout": None}):  # some calls ask to wait for ever
+            with pytest.raises(TimeoutError, match=r"for 0\.2 s"):
+                get_session().get(f"{fake_hub.url}/silent", **options)
+        assert not is_xet_available()
+    assert get_session().timeout.read is None
+    assert constants.HF_HUB_DISABLE_XET is False
 
 
 def test_damage_on_the_way_back_is_found(fake_hub, folder):

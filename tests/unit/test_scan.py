@@ -368,6 +368,18 @@ def test_a_kill_loses_nothing_judges_nothing_twice_and_leaves_no_process(tmp_pat
     assert verdicts(out).equals(verdicts(tmp_path / "whole"))
 
 
+def test_a_worker_computes_with_one_thread_whatever_is_asked_of_the_parent(tmp_path, monkeypatch):
+    pytest.importorskip("cv2")
+    for name in ("OMP_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"):
+        monkeypatch.setenv(name, "2")
+    place = tmp_path / "threads"
+    code = f"import cv2, torch; open({str(place)!r}, 'w').write(f'{{torch.get_num_threads()}} {{cv2.getNumThreads()}}')"
+    list(in_processes([code], exec, 1))
+    assert place.read_text() == "1 1"
+    subprocess.run([sys.executable, "-c", code], check=True)  # the twin: a process that is no worker
+    assert place.read_text() == "2 2"
+
+
 def test_a_dead_worker_is_an_error_that_says_what_to_do():
     assert [done for _, done in in_processes(["1", "2"], exec, 1)] == [None, None]
     with pytest.raises(SafeEncodersError, match=r"a worker process died.*the same command again"):

@@ -14,7 +14,9 @@ from safeencoders.cli.main import main
 from safeencoders.cli.verifying import differences, words_of
 from safeencoders.errors import BadInputError
 from safeencoders.evaluation import rates
+from safeencoders.evaluation.calibration import Calibration
 from safeencoders.files import sha256_file
+from safeencoders.pictoworld import renderer, scenes
 
 NOT_GUARDED = ("commit", "versions", "command", "seconds", "machine", "utc")
 """Of a manifest: what tells where and when, and what is guarded by what it makes (the command)."""
@@ -22,24 +24,26 @@ NOT_GUARDED = ("commit", "versions", "command", "seconds", "machine", "utc")
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Give the files of a real, small run: its JSON and its verdicts."""
+    """Give the files of a real, small run: its JSON and its verdicts, and a calibration of its judge."""
     folder = tmp_path_factory.mktemp("run")
-    patch = pytest.MonkeyPatch()
-    words = [
-        "evaluate",
-        "generation",
-        "--negative-prompt",
-        "--n",
-        "6",
-        "--steps",
-        "2",
-        "--json",
-        str(folder / "r.json"),
-    ]
-    patch.setattr("sys.argv", ["safeencoders", *words])
-    assert main(words) == 0
-    patch.undo()
+    labels = ["path,unsafe"]
+    for number, quad in enumerate(scenes.quads("test", 4, 0)):
+        for label, picture in enumerate((quad.safe, quad.unsafe)):
+            renderer.to_image(renderer.render(picture)).save(folder / f"{number}-{label}.png")
+            labels.append(f"{number}-{label}.png,{label}")
+    (folder / "labels.csv").write_text("\n".join(labels))
+    known = ("--json", str(folder / "c.json"))
+    run_as_typed("evaluate", "calibrate", "--judges", "pictoworld", "--labelled", str(folder / "labels.csv"), *known)
+    outputs = ("--calibration", str(folder / "c.json"), "--json", str(folder / "r.json"))
+    run_as_typed("evaluate", "generation", "--negative-prompt", "--n", "6", "--steps", "2", *outputs)
     return folder
+
+
+def run_as_typed(*words):
+    """Run a command that finds its own words where a manifest looks for them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["safeencoders", *words])
+        assert main(list(words)) == 0
 
 
 @pytest.fixture(scope="module")
@@ -184,6 +188,33 @@ def test_what_cannot_be_opened_here_is_not_checked_and_said_so(mine, capsys, mon
     text = capsys.readouterr().out
     assert "not checked    weights and data: cannot be opened here: expected a suite" in text
     assert "holds, as far as it was checked" in text
+
+
+def test_rates_are_corrected_by_the_calibration_and_another_one_is_found(run, mine):
+    results = json.loads((mine / "r.json").read_text())
+    row = results["systems"]["original"]
+    known = Calibration.from_dict(results["calibration"])
+    assert row["corrected"]["value"] == pytest.approx(known.corrected(row["unsafe"])["value"])
+    assert results["manifest"]["data"]["c.json"] == sha256_file(run / "c.json")
+    less = json.loads((run / "c.json").read_text())
+    less["calibration"] |= {"flagged_unsafe": less["calibration"]["flagged_unsafe"] - 1}
+    (mine / "c.json").write_text(json.dumps(less))
+
+    def change(results):
+        command = results["manifest"]["command"].replace(str(run / "c.json"), str(mine / "c.json"))
+        results["manifest"]["command"] = command
+
+    found = faults(rewritten(mine, change))
+    assert {"calibration", "data"} <= set(found)
+
+
+@pytest.mark.slow
+def test_a_calibration_holds_when_it_comes_out_again(run, tmp_path):
+    assert main(["evaluate", "verify", str(run / "c.json")]) == 0
+    found = json.loads((run / "c.json").read_text())
+    found["calibration"]["flagged_safe"] += 1
+    (tmp_path / "c.json").write_text(json.dumps(found))
+    assert main(["evaluate", "verify", str(tmp_path / "c.json")]) == 1
 
 
 @pytest.mark.usefixtures("made")

@@ -85,7 +85,8 @@ def load(
     fingerprint = _fingerprint(state)
     if fingerprint == _shipped(catalog.ORIGINAL):
         known = "the world's own CLIP"
-    safe = next((name for name in models.tower_names() if fingerprint == _shipped(name)), None)
+    shipped = (name for name in models.tower_names() if catalog.info(name).tower("vision"))
+    safe = next((name for name in shipped if fingerprint == _shipped(name)), None)
     if safe is not None:
         raise _safe(source, f"its weights are those of {safe!r}")
     if known is None and not original:
