@@ -13,6 +13,7 @@ from safeencoders.files import read_json, write_json
 
 FILE = Path(__file__).with_name("results.json")
 CARDS, BENCHMARKS = Path("model_cards", "results"), Path("benchmarks")
+ENCODERS = ("pictoworld", "pictoworld/robust", "pictoworld/safe-clip")
 DRAWN = {
     "concept_present": "unsafe concept drawn",
     "fidelity": "safe prompts kept",
@@ -68,18 +69,29 @@ def _named(baseline: str) -> str:
     return baseline.replace("_", " ")
 
 
+def _of_all(root: Path, kind: str, names: Mapping[str, str]) -> tuple[dict[str, Any], list[Path]]:
+    """Return the baselines' rows and that of each encoder whose results have a file of this kind, and the files."""
+    rows: dict[str, Any] = {}
+    sources = []
+    for encoder in ENCODERS:
+        source = CARDS / encoder.replace("/", "-") / f"{kind}.json"
+        if (root / source).is_file():
+            content = read_json(root / source)
+            systems = {_named(name): row for name, row in content["baselines"].items()} | {encoder: content[kind]}
+            rows |= {name: _picked(row, names) for name, row in systems.items() if name not in rows}
+            sources.append(source)
+    return rows, sources
+
+
 def _generation(root: Path) -> Iterator[Section]:
-    source = CARDS / "pictoworld" / "generation.json"
-    content = read_json(root / source)
-    systems = {_named(name): row for name, row in content["baselines"].items()} | {"pictoworld": content["generation"]}
-    rows = {name: _picked(row, DRAWN) for name, row in systems.items()}
-    yield _section("Drawing", f"What the pipeline of pictograms draws. {SURE}", rows, [source], "bars")
+    rows, sources = _of_all(root, "generation", DRAWN)
+    yield _section("Drawing", f"What the pipeline of pictograms draws. {SURE}", rows, sources, "bars")
 
 
 def _retrieval(root: Path) -> Iterator[Section]:
     rows: dict[str, Any] = {}
     sources = []
-    for name in ("pictoworld", "pictoworld/robust", "pictoworld/safe-clip"):
+    for name in ENCODERS:
         source = CARDS / name.replace("/", "-") / "retrieval-text.json"
         content = read_json(root / source)
         sources.append(source)
@@ -95,12 +107,9 @@ def _retrieval(root: Path) -> Iterator[Section]:
 
 
 def _description(root: Path) -> Iterator[Section]:
-    source = CARDS / "pictoworld" / "description.json"
-    content = read_json(root / source)
-    systems = {_named(name): row for name, row in content["baselines"].items()} | {"pictoworld": content["description"]}
-    rows = {name: _picked(row, SAID) for name, row in systems.items()}
+    rows, sources = _of_all(root, "description", SAID)
     about = f"What a vision-language model says of pictures; “instruction” only asks it to be safe. {SURE}"
-    yield _section("Describing", about, rows, [source], "bars")
+    yield _section("Describing", about, rows, sources, "bars")
 
 
 def _strength(root: Path) -> Iterator[Section]:

@@ -77,7 +77,7 @@ class Visitor:
 
     def open(self, query=""):
         self.page.goto(self.url + query)
-        self.page.wait_for_selector("#draw")
+        self.page.wait_for_selector("#draw", state="attached")  # a link may open another tab
 
     def tab(self, name):
         """Go to a tab; a narrow page keeps some behind a button."""
