@@ -26,6 +26,7 @@ _REASONS = {
     errno.ENOTDIR: "a part of the path is a file, not a folder; choose another path",
     errno.EEXIST: "something else is there already; choose another path",
     errno.ENOTEMPTY: "the folder was filled by somebody else meanwhile; choose another path",
+    errno.ENOENT: "no file can be made there; choose another place",
     errno.EISDIR: "a folder of this name exists; choose another file name",
     errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
 }
@@ -74,6 +75,8 @@ def output_file(path: str | Path) -> Iterator[Path]:
     partial = _partial(final)
     with _all_or_nothing(partial, final):
         final.parent.mkdir(parents=True, exist_ok=True)
+        partial.touch(exist_ok=False)  # a place that takes no file is refused before any work
+        partial.unlink()
     with _all_or_nothing(partial, final, inside=final.parent):
         yield partial
         os.replace(partial, final)
@@ -159,6 +162,8 @@ def _reason(error: BaseException, inside: Path | None) -> str | None:
     if isinstance(error, Exception) and _FULL_DISK_TEXT in str(error):
         number = errno.ENOSPC
     if number is None or (inside is not None and number not in _NO_SPACE and not _concerns(error, inside)):
+        return None
+    if inside is not None and number == errno.ENOENT:  # a file that the block wanted to read
         return None
     return _REASONS.get(number)
 

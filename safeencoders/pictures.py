@@ -174,6 +174,8 @@ def _reasons(name: object) -> Iterator[None]:
             yield
     except BadInputError:
         raise
+    except FileNotFoundError:
+        raise _refused(name, "there is no such file; check the path") from None
     except UnidentifiedImageError:
         raise _refused(name, f"it is no picture of a known format ({', '.join(FORMATS)})") from None
     except Image.DecompressionBombError:

@@ -86,7 +86,11 @@ def read(name_or_file: str) -> Sweep:
         UnknownNameError: a key that a sweep, a run or a recipe has not; it suggests the nearest.
     """
     path = Path(name_or_file)
-    values = read_file(path if path.exists() else FOLDER / name_or_file)
+    file = path if path.exists() else FOLDER / name_or_file
+    if not file.is_file():
+        known = ", ".join(found.relative_to(FOLDER).as_posix() for found in sorted(FOLDER.glob("*/*.toml")))
+        raise BadInputError(f"expected a sweep's file, or one that is shipped ({known}), got {name_or_file!r}")
+    values = read_file(file)
     runs = values.get("run", [])
     if not isinstance(runs, list) or not runs or not all(isinstance(run, dict) for run in runs):
         raise BadInputError(f"expected at least one [[run]] in {path.name}, got {runs!r}")

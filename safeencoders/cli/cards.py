@@ -42,6 +42,8 @@ def cards(
             said += [f"{slug(encoder.name)}: {fault}" for fault in faults]
     if check:
         said += [f"{path} is not what its results say; run 'safeencoders cards'" for path in _differing(rendered)]
+        if not said:
+            typer.echo(f"the cards in {folder} are what their results say")
     elif not said:
         for path, text in rendered.items():
             write_atomically(path, text)

@@ -60,8 +60,8 @@ def measure_description(
     from safeencoders.pictoworld import models
 
     start = time.monotonic()
-    for path in (json_file, report):
-        refuse_unwritable(path)
+    refuse_unwritable(json_file)
+    refuse_unwritable(report, "--report")
     world = DEFAULT_WORLD_SEED if world_seed is None else world_seed
     album = Album.of(parse_data(data), n, world)
     tower = cast("CLIPVisionModel", load(encoder, tower="vision"))

@@ -70,7 +70,7 @@ def _refuse_out(asked: Asked) -> None:
     if not asked.update and asked.out.exists() and (not asked.out.is_dir() or any(asked.out.iterdir())):
         raise OutputError(f"expected a new folder for the index, but {asked.out} exists; choose another --out, or add "
                           "to the index that is there with --update")  # fmt: skip
-    refuse_unwritable(asked.out / "index.json")
+    refuse_unwritable(asked.out / "index.json", "--out")
 
 
 def _start(asked: Asked) -> Index:

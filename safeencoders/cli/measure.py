@@ -112,18 +112,18 @@ def measure_generation(
     write_results(json_file, results, {"world": world, "noise": seed}, {data: prompts.sha256()}, weights, start)
 
 
-def refuse_unwritable(path: Path | None) -> None:
+def refuse_unwritable(path: Path | None, option: str = "--json") -> None:
     """Raise OutputError now, not after minutes of work, when a file could not be written there."""
     if path is None or (path.exists() and not path.is_file() and not path.is_dir()):  # none asked for, or a device
         return
     if path.is_dir():
-        raise OutputError(f"expected a file name, but {path} is a folder; choose another --json")
+        raise OutputError(f"expected a file name, but {path} is a folder; choose another {option}")
     folder = next(parent for parent in path.resolve().parents if os.path.lexists(parent))
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror} in {folder}; choose another --json") from error
+        raise OutputError(f"cannot write {path}: {error.strerror} in {folder}; choose another {option}") from error
 
 
 def check_width(encoder: str, tower: Any, original: Any) -> None:  # noqa: ANN401  text or vision towers

@@ -104,6 +104,11 @@ def _material(name: str, results: Path, licence: str | None) -> Material:
     publishing.refuse_licence(listed, None, ())
     if licence is not None and licence != listed.licence:
         raise BadInputError(f"expected no --licence for {name}, which stands under {listed.licence}, got {licence!r}")
+    if not results.is_dir():
+        raise BadInputError(
+            f"expected the results of {name} in {results}, found no such folder; run this in a checkout of the "
+            "repository, or name the folder with --results"
+        )
     return shipped_material(name, results, results.parents[2] / "benchmarks" if len(results.parents) > 2 else results)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from safeencoders.catalog import ORIGINAL
+from safeencoders.catalog import ORIGINAL, find
 from safeencoders.errors import BadInputError
 from safeencoders.evaluation.explaining_reference import (
     CATEGORIES,
@@ -66,6 +66,8 @@ def explainer(encoder: str = DEFAULT, original: str | TextTower | None = None) -
     if _shipped(encoder) and original in {None, ORIGINAL}:
         return _shipped_explainer(encoder)
     if original is None:
+        if find(encoder) is None:
+            encoder_folder(encoder)  # an unknown name is refused as such
         raise BadInputError(
             f"expected original= for the encoder {encoder!r}: the tower it was trained from, as a tower, a name or a "
             f"folder; original={ORIGINAL!r} if it was trained from pictoworld's"

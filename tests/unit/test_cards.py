@@ -43,8 +43,9 @@ def spoil(copy, change, file="generation"):
     path.write_text(json.dumps(content))
 
 
-def test_the_cards_of_this_checkout_are_what_their_results_say():
+def test_the_cards_of_this_checkout_are_what_their_results_say(capsys):
     assert check(CARDS) == 0
+    assert capsys.readouterr().out == f"the cards in {CARDS} are what their results say\n"
 
 
 def test_rendering_again_changes_no_byte(copy):

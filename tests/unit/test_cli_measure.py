@@ -126,8 +126,10 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_work(tmp_path: Pat
     measure.refuse_unwritable(tmp_path / "new" / "folder" / "r.json")
     assert not (tmp_path / "new").exists()
     measure.refuse_unwritable(Path("/dev/stdout"))
-    with pytest.raises(OutputError, match="/proc"):
+    with pytest.raises(OutputError, match=r"/proc; choose another --json"):
         measure.refuse_unwritable(Path("/proc/r.json"))
+    with pytest.raises(OutputError, match=r"/proc; choose another --out"):
+        measure.refuse_unwritable(Path("/proc/index.json"), "--out")
 
 
 def test_a_tower_made_for_another_host_is_refused(clip: CLIPModel) -> None:

@@ -5,8 +5,10 @@ import json
 import pytest
 from rich.console import Console
 
+import safeencoders
 from safeencoders.integrations.coverage import Coverage, HoleReport, SlotReport
 from safeencoders.integrations.holes import HOLES, Facts, report
+from safeencoders.pictoworld import models
 
 FULL = Facts(
     "warn",
@@ -112,3 +114,12 @@ def test_counting_is_by_hole_not_by_slot():
     assert found.count("closed", "watched") == 1
     assert found.count("open") == 1
     assert found.status(1) == "watched"
+
+
+def test_what_a_guard_was_measured_not_to_hold_is_open_for_that_encoder():
+    reports = {
+        name: safeencoders.protect(models.pipeline(), encoders=name) for name in ("pictoworld", "pictoworld/robust")
+    }
+    differing = [hole for hole in range(1, 18) if len({report.status(hole) for report in reports.values()}) > 1]
+    assert differing == [4]
+    assert reports["pictoworld/robust"].status(4) == "open"

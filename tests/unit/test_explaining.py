@@ -221,6 +221,11 @@ def test_a_tower_trained_from_the_worlds_takes_the_worlds_tokenizer(tmp_path):
     assert found.shift == pooled_distance()
 
 
+def test_an_unknown_encoder_is_refused_as_such():
+    with pytest.raises(UnknownNameError, match=r"unknown encoder 'pictoword'\. Did you mean 'pictoworld'"):
+        explain(UNSAFE, "pictoword")
+
+
 @pytest.mark.usefixtures("few")
 def test_what_is_missing_or_does_not_fit_is_said(other, clip, tokenizer):
     safe = str(other / "safe" / "text_encoder")

@@ -3,12 +3,22 @@
 import errno
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from safeencoders.errors import BadInputError, IntegrityError, OutputError
-from safeencoders.files import check_sha256, output_folder, read_json, sha256_file, write_atomically, write_json
+from safeencoders.files import (
+    check_sha256,
+    output_file,
+    output_folder,
+    read_json,
+    sha256_file,
+    write_atomically,
+    write_json,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -149,6 +159,22 @@ def test_output_folder_refuses_what_exists_before_any_work(tmp_path: Path) -> No
     assert started == []
     assert names(tmp_path) == ["file", "full"]
     assert names(tmp_path / "full") == ["kept.txt"]
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="this system has no /proc, which takes no file")
+@pytest.mark.parametrize("output", [output_folder, output_file])
+def test_a_place_that_takes_no_file_is_refused_before_any_work(output: Callable[..., Any]) -> None:
+    started = []
+    with pytest.raises(OutputError, match=r"cannot write /proc/out: .*choose another place"), output("/proc/out"):
+        started.append(1)
+    assert started == []
+
+
+@pytest.mark.parametrize("output", [output_folder, output_file])
+def test_a_file_that_the_block_misses_is_not_called_unwritable(output: Callable[..., Any], tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="missing"), output(tmp_path / "out"):
+        (tmp_path / "missing").read_bytes()
+    assert names(tmp_path) == []
 
 
 def test_output_folder_explains_a_full_disk_in_any_writer(tmp_path: Path) -> None:

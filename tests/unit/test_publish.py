@@ -430,6 +430,15 @@ def test_numbers_that_nobody_measured_are_refused(tmp_path, capsys):
     assert "retrieval T-V R@1 is no rate" in capsys.readouterr().err
 
 
+def test_outside_a_checkout_the_missing_folder_of_results_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["publish", "pictoworld/robust", "--repo", REPO, "--dry-run"]) == 2
+    said = capsys.readouterr().err
+    assert "expected the results of pictoworld/robust in model_cards/results/pictoworld-robust" in said
+    assert "--results" in said
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_command_refuses_what_it_cannot_publish(capsys):
     for name, words in (
         ("safe-clip-vit-l-14", "its authors published as"),

@@ -68,6 +68,11 @@ def test_a_slip_is_refused_with_a_remedy(tmp_path, text, error, says):
         sweep.read(str(file))
 
 
+def test_a_sweep_that_is_not_there_is_refused_with_those_that_are():
+    with pytest.raises(BadInputError, match=r"\(ablations/pictoworld\.toml, .*seeds/.*\), got 'nosuch\.toml'"):
+        sweep.read("nosuch.toml")
+
+
 def test_a_sweep_trains_measures_and_goes_on_after_a_kill(tmp_path, capsys):
     file, out = tmp_path / "tiny.toml", tmp_path / "out"
     file.write_text(TINY)
