@@ -13,27 +13,49 @@ if TYPE_CHECKING:
 _OUTPUTS = ("text_model_output", "encoder_outputs")  # what an encoder made, handed in as it is
 
 
-def embeddings(arguments: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
-    """Yield each floating tensor handed in as an embedding, by its argument's name; lists are opened."""
+def embeddings(arguments: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
+    """Yield what is handed in as an embedding, by its argument's name: tensors of any kind, and what cannot be opened.
+
+    A host casts whole numbers to its own format, and reads an attribute of whatever object it gets.
+    """
     for name, value in arguments.items():
         if ("embed" in name and "mask" not in name) or name.endswith(_OUTPUTS):
-            for tensor in tensors(value):
-                yield name, tensor
+            for part in _parts(value):
+                if part is not None and not isinstance(part, str | int | float):
+                    yield name, part
 
 
 def tensors(value: Any) -> Iterator[Tensor]:  # noqa: ANN401  whatever a model or pipeline returns
     """Yield the floating tensors of two or more dimensions inside tuples, lists and outputs."""
     import torch
 
-    if isinstance(value, torch.Tensor):
-        if value.is_floating_point() and value.ndim >= 2:
-            yield value
-    elif isinstance(value, Mapping):
-        for part in value.values():
-            yield from tensors(part)
-    elif isinstance(value, tuple | list):
-        for part in value:
-            yield from tensors(part)
+    for part in _parts(value):
+        if isinstance(part, torch.Tensor) and part.is_floating_point() and part.ndim >= 2:
+            yield part
+
+
+def shows_something(arguments: Mapping[str, Any]) -> bool:
+    """Say whether a tensor came in that no words and no mask can be; pictures may be of whole numbers."""
+    import torch
+
+    given = [part for part in _parts(arguments) if isinstance(part, torch.Tensor)]
+    return any(part.ndim > 2 or (part.ndim == 2 and part.is_floating_point()) for part in given)
+
+
+def _parts(value: Any) -> Iterator[Any]:  # noqa: ANN401
+    """Open tuples, lists and mappings, with their attributes: an output of a model may hold a field in these only."""
+    seen: dict[int, Any] = {}  # some containers know what they are in
+    left = [value]
+    while left:
+        part = left.pop()
+        if id(part) in seen:
+            continue
+        seen[id(part)] = part
+        if isinstance(part, Mapping | tuple | list):
+            inside = part.values() if isinstance(part, Mapping) else part
+            left += reversed([*inside, *getattr(part, "__dict__", {}).values()])
+        else:
+            yield part
 
 
 def asks_to_push_away(arguments: Mapping[str, Any]) -> bool:

@@ -15,7 +15,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from safeencoders.integrations.arguments import asks_to_push_away, embeddings, tensors
+import torch
+
+from safeencoders.integrations.arguments import asks_to_push_away, embeddings, shows_something, tensors
 from safeencoders.integrations.towers import Towers
 
 if TYPE_CHECKING:
@@ -59,10 +61,11 @@ class Guard(Towers):
                 self.ledger.record(self._item(tensor))
         return found
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # what surrounds it may be compiled
     def _examine(self, host: Any, arguments: Mapping[str, Any], call: str = "__call__") -> bool:  # noqa: ANN401
         """Report what is wrong with the towers and with how they are asked to run; say whether nothing was."""
         self._local.told = False
-        pictures = not self.model or any(True for _ in tensors(list(arguments.values())))
+        pictures = not self.model or shows_something(arguments)
         with self._lock:
             for name in self.slots:
                 self._still_good(host, name, asked=pictures or name not in self.vision)
@@ -90,6 +93,7 @@ class Guard(Towers):
 
         return call
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def screen(self, arguments: Mapping[str, Any]) -> None:
         """Report every argument with embeddings that are not the host's own."""
         told: set[str] = set()
@@ -114,9 +118,9 @@ class Guard(Towers):
         """Return (tokens, width), the features of one picture as a model gives them, as an item of its own."""
         return value[None] if self.model and value.ndim == 2 else value
 
-    def _finding(self, value: Tensor) -> str:
-        import torch
-
+    def _finding(self, value: object) -> str:
+        if not isinstance(value, torch.Tensor) or not value.is_floating_point():  # no tower puts out anything else
+            return "foreign"
         value = self._item(value)
         value = value.flatten(0, -3) if value.ndim > 3 else value
         found = self.ledger.find(value)

@@ -6,6 +6,7 @@ import copy
 import functools
 import inspect
 import sys
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -27,13 +28,22 @@ def attach(host: Any, guard: Guard) -> None:  # noqa: ANN401  any host
     host.__dict__[KEY] = guard
     kind: Any = type(host)
     host.__class__ = _class(kind, guard.kind.calls)
+    _bind(host, kind, type(host))
 
 
 def detach(host: Any) -> None:  # noqa: ANN401
     """Make the host an instance of its plain class again."""
     guard: Guard = host.__dict__.pop(KEY)
     guard.close()
-    host.__class__ = type(host).__bases__[0]
+    kind, host.__class__ = type(host), type(host).__bases__[0]
+    _bind(host, kind, type(host))
+
+
+def _bind(host: Any, old: Any, new: Any) -> None:  # noqa: ANN401
+    """Have the hooks of a device map, which keep the forward of the class they met, call that of another one."""
+    kept = vars(host).get("_old_forward")
+    if inspect.ismethod(kept) and kept.__self__ is host and kept.__func__ is old.forward:
+        vars(host)["_old_forward"] = types.MethodType(new.forward, host)
 
 
 def guard_of(host: Any) -> Guard | None:  # noqa: ANN401
@@ -99,13 +109,16 @@ def _called(base: Any, name: str) -> Callable[..., Any]:  # noqa: ANN401
 
     @functools.wraps(plain)
     def call(self: Any, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401
-        if _guard(self).inside:
+        guard = guard_of(self)
+        if guard is None or guard.inside:  # none: somebody kept the method from before unprotect
+            return plain(self, *arguments, **options)
+        if torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]  # a trace has no guard
             return plain(self, *arguments, **options)
         if inspect.isfunction(options.get("callback_on_step_end")) or inspect.ismethod(
             options.get("callback_on_step_end")
         ):
-            options["callback_on_step_end"] = _guard(self).watched_callback(options["callback_on_step_end"])
-        with _guard(self).calling(self, bound(named, (self, *arguments), options), name):
+            options["callback_on_step_end"] = guard.watched_callback(options["callback_on_step_end"])
+        with guard.calling(self, bound(named, (self, *arguments), options), name):
             return plain(self, *arguments, **options)
 
     uncompiled: Any = torch.compiler.disable  # the call alone: what it leads to may be compiled
@@ -115,8 +128,11 @@ def _called(base: Any, name: str) -> Callable[..., Any]:  # noqa: ANN401
 def _encoding(plain: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(plain)
     def encode(self: Any, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401
+        guard = guard_of(self)
+        if guard is None:
+            return plain(self, *arguments, **options)
         named = bound(plain, (self, *arguments), options)
-        return _guard(self).encoding(self, named, lambda: plain(self, *arguments, **options))
+        return guard.encoding(self, named, lambda: plain(self, *arguments, **options))
 
     return encode
 

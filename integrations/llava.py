@@ -73,16 +73,13 @@ class LlavaHost:
     @staticmethod
     def layers(host: Any, _call: str, arguments: Mapping[str, Any]) -> tuple[str, ...]:  # noqa: ANN401  any model
         """Name the states a call reads by its arguments, or by the configuration, in the words of ``reads``."""
-        layer, strategy = (
-            next((found for found in _chosen(host.config, arguments, name) if found is not None), None)
-            for name in ("vision_feature_layer", "vision_feature_select_strategy")
+        chosen, strategies = (
+            _chosen(host.config, arguments, name) for name in ("vision_feature_layer", "vision_feature_select_strategy")
         )
-        if layer is None:
-            return ()
         depth = getattr(getattr(host.config, "vision_config", None), "num_hidden_layers", 0)
-        asked = layer if isinstance(layer, list | tuple) else [layer]
+        asked = [at for layer in chosen for at in (layer if isinstance(layer, list | tuple) else [layer])]
         backs = {-at if at < 0 else depth + 1 - at for at in asked}
-        with_class = strategy not in (None, "default")
+        with_class = any(strategy != "default" for strategy in strategies)
         return tuple(_state(back, with_class=with_class) for back in sorted(backs))
 
     @staticmethod
@@ -188,8 +185,12 @@ def _any(module: Any) -> Any:  # noqa: ANN401  a model of transformers, whose dt
 
 
 def _chosen(config: Any, arguments: Mapping[str, Any], name: str) -> tuple[Any, ...]:  # noqa: ANN401
-    """Return what a call's arguments say of a choice, under its old name too, and what the configuration says."""
-    return arguments.get(name), arguments.get(f"{name}s"), getattr(config, name, None)
+    """Return all that a call's arguments say of a choice, under its old name too, or else what the configuration says.
+
+    Which of two names a model follows is its own affair.
+    """
+    said = [value for value in (arguments.get(name), arguments.get(f"{name}s")) if value is not None]
+    return tuple(value for value in said or [getattr(config, name, None)] if value is not None)
 
 
 def _state(back: int, *, with_class: bool) -> str:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _TEXT = ("token_embedding", "positional_embedding", "transformer", "ln_final")  # of a CLIP, which holds them itself
+_SETTINGS = ("pool_type", "text_pool_type", "eos_id", "text_eos_id")  # what, beside the mask, `foreign` asks of a tower
 UNRELATED = 0.7  # of the length of an original's matrices: tuned towers moved by 0.25 and less, unrelated ones by 1.4
 
 
@@ -156,7 +157,7 @@ _views: WeakKeyDictionary[Any, dict[str, tuple[object, Any]]] = WeakKeyDictionar
 
 
 def _identity(host: Any, name: str) -> object:  # noqa: ANN401
-    """Return what changes when a module or a weight of a tower is exchanged, and not when a weight is written into.
+    """Return what changes when a module, weight or setting of a tower is exchanged, not when a weight is written into.
 
     The view that is kept beside it keeps the memory, so that no other weight can get an address in it.
     """
@@ -165,7 +166,8 @@ def _identity(host: Any, name: str) -> object:  # noqa: ANN401
     modules = [module for top in tops if hasattr(top, "modules") for module in top.modules()]
     weights = [value for top in tops for value in (top.parameters() if hasattr(top, "modules") else [top])]
     places = [(value.data_ptr(), value.shape, value.dtype, value.device) for value in weights]
-    return [id(module) for module in modules], places
+    settings = [getattr(root, setting, None) for setting in _SETTINGS]
+    return [id(module) for module in modules], places, settings, getattr(root, "attn_mask", None) is None
 
 
 def _tower(host: Any, name: str) -> nn.Module:  # noqa: ANN401

@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers
 from torch import nn
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 from vlms import FAMILY, inputs, make, say, tower
 
 from safeencoders.errors import BusyError, BypassError, HostError
@@ -95,11 +96,12 @@ def test_a_guarded_model_saves_as_its_plain_class_and_reloads_bit_equal(family, 
 def test_many_threads_may_ask(events):
     model = make()
     protect(model, encoders={TOWER: tower()}, policy="strict", on_event=events.append)
-    alone, found, faults = answer(model), [], []
+    alone, given, found, faults = answer(model), inputs(model), [], []  # made once: its random numbers are everybody's
 
     def work():
         try:
-            found.extend(answer(model) for _ in range(5))
+            with torch.no_grad():
+                found.extend(model(**given).logits for _ in range(5))
         except Exception as error:  # noqa: BLE001
             faults.append(error)
 
@@ -199,6 +201,14 @@ def test_weights_loaded_into_the_tower_are_told_once_or_refused(model, policy, e
     assert not verify(model).complete
 
 
+def test_pictures_of_whole_numbers_are_pictures(model, policy, events):
+    picture = inputs(model)["pixel_values"].mul(99).to(torch.uint8)
+    answer(model, pixel_values=picture)
+    assert events == []
+    model.model.vision_tower.load_state_dict(model.__dict__["original"].tower.state_dict())
+    stopped(policy, lambda: answer(model, pixel_values=picture), events, 17)
+
+
 def test_words_alone_ask_nothing_of_the_tower(model, events):
     model.model.vision_tower.load_state_dict(model.__dict__["original"].tower.state_dict())
     answer(model, input_ids=torch.tensor([[1, 9, 11]]), attention_mask=None, pixel_values=None)
@@ -268,6 +278,44 @@ def test_features_of_another_tower_are_seen_and_own_ones_pass(family, policy, ev
         stopped(policy, act, events, 13)
 
 
+def _attributed(features):
+    made = BaseModelOutputWithPooling()
+    vars(made).update(pooler_output=features)
+    assert not made.values()
+    return made
+
+
+IN_DISGUISE = {
+    "an object of no known kind": lambda features: SimpleNamespace(pooler_output=features),
+    "whole numbers": lambda features: BaseModelOutputWithPooling(pooler_output=[f.mul(9).long() for f in features]),
+    "complex numbers": lambda features: BaseModelOutputWithPooling(pooler_output=[f.cfloat() for f in features]),
+    "without a shape": lambda features: BaseModelOutputWithPooling(pooler_output=[f.flatten() for f in features]),
+    "an attribute that is no field": _attributed,
+}
+
+
+@pytest.mark.filterwarnings("ignore:Casting complex values")  # which the bare model does
+@pytest.mark.parametrize("disguise", IN_DISGUISE.values(), ids=IN_DISGUISE)
+def test_features_in_disguise_are_refused_and_plain_own_ones_pass(disguise, events):
+    """LLaVA-NeXT takes any object with the attribute, numbers of any kind, and rows of any shape."""
+    model = make("LlavaNext")
+    given, foreign = inputs(model, "LlavaNext"), _features(model, "LlavaNext").pooler_output
+    del given["pixel_values"]
+    with torch.no_grad():
+        model(**given, mm_encoder_outputs={"image": disguise(foreign)})  # which the bare model takes
+        protect(model, encoders={TOWER: tower()}, policy="strict", on_event=events.append)
+        for own in (_features(model, "LlavaNext"), _attributed(_features(model, "LlavaNext").pooler_output)):
+            model(**given, mm_encoder_outputs={"image": own})
+        assert events == []
+        act = lambda: model(**given, mm_encoder_outputs={"image": disguise(foreign)})  # noqa: E731
+        stopped("strict", act, events, 13)
+
+
+def test_embeddings_of_whole_numbers_are_refused(model, policy, events):
+    words = model.get_input_embeddings()(inputs(model)["input_ids"]).mul(99).long()
+    stopped(policy, lambda: answer(model, inputs_embeds=words, input_ids=None, pixel_values=None), events, 13)
+
+
 def _features(model, family):
     given = {name: value for name, value in inputs(model, family).items() if name in ("pixel_values", "image_sizes")}
     return model.get_image_features(**given)
@@ -294,6 +342,20 @@ def test_a_layer_the_model_does_not_read_by_itself_is_seen(family, usual, other,
             model(**inputs(model, family), **usual)
         assert events == []
         stopped(policy, lambda: model(**inputs(model, family), **other), events, 3)
+
+
+def test_of_two_names_for_a_layer_both_are_looked_at(events):
+    model = make("VipLlava")
+    protect(model, encoders=every_tower(model, lambda _: tower()), policy="strict", on_event=events.append)
+    usual, other = [-2, -3, 1], [-1, -2, -3]
+    assert LlavaHost.layers(model, "", {"vision_feature_layer": usual, "vision_feature_layers": usual}) == (
+        LlavaHost.layers(model, "", {})
+    )
+    for names in ({"vision_feature_layer": usual, "vision_feature_layers": other},
+                  {"vision_feature_layer": other, "vision_feature_layers": usual}):  # fmt: skip
+        with pytest.raises(BypassError):
+            model(**inputs(model, "VipLlava"), **names)
+    assert {event.hole for event in events} == {3}
 
 
 def test_a_layer_chosen_in_the_configuration_is_seen_and_one_the_encoder_knows_passes(model, policy, events):
@@ -348,6 +410,25 @@ def test_the_hooks_of_a_device_map_and_the_guard_go_together(first, policy, even
     assert events == []
     words = model.get_input_embeddings()(inputs(model)["input_ids"])
     stopped(policy, lambda: answer(model, inputs_embeds=words, input_ids=None), events, 13)
+    events.clear()
+    stopped(policy, lambda: model.forward(inputs_embeds=words), events, 13)  # the hooks' own forward
+    events.clear()
+    twin = copy.deepcopy(model)
+    unprotect(model)
+    answer(model)
+    model.forward(inputs_embeds=words)
+    say(model)
+    assert events == []
+    stopped(policy, lambda: twin.forward(inputs_embeds=words), events, 13)
+
+
+def test_a_method_kept_from_before_the_guard_was_taken_off_goes_on(model, policy, events):
+    kept, words = model.forward, model.get_input_embeddings()(inputs(model)["input_ids"])
+    stopped(policy, lambda: kept(inputs_embeds=words), events, 13)
+    events.clear()
+    unprotect(model)
+    kept(inputs_embeds=words)
+    assert events == []
 
 
 @pytest.mark.slow
@@ -360,7 +441,8 @@ def test_a_compiled_model_is_guarded(when, policy, events):
     wanted = answer(model)
     if when == "in place":
         model.compile(backend="eager")
-    compiled = compiled or (model if when == "in place" else torch.compile(model, backend="eager"))
+    if compiled is None:  # a wrapped model has no truth
+        compiled = model if when == "in place" else torch.compile(model, backend="eager")
     given = inputs(model)
     with torch.no_grad():
         assert torch.equal(compiled(**given).logits, wanted)

@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+import warnings
+from contextlib import nullcontext
 from functools import cache
 
 import pytest
@@ -9,6 +11,7 @@ import torch
 from torch import nn
 
 from safeencoders.errors import BypassError, HostError
+from safeencoders.integrations.guarded import guard_of
 from safeencoders.integrations.open_clip_host import OpenClipHost
 from safeencoders.integrations.protection import coverage, protect, unprotect, verify
 from safeencoders.loading import load
@@ -162,6 +165,38 @@ def test_layers_in_between_are_seen_and_the_last_passes(model, policy, events):
     model.get_logits(pictures(), texts())
     assert events == []
     stopped(policy, lambda: model.forward_intermediates(pictures(), texts()), events, 3)
+
+
+def test_a_trace_is_no_change_and_what_comes_after_it_is_seen(model, policy, events):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"`torch\.jit\.trace")
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # open_clip's own assertions on shapes
+        traced = torch.jit.trace(model, (pictures(), texts()), check_trace=False)
+    assert all(map(torch.equal, traced(pictures(), texts())[:2], outputs(model)[2:4]))
+    assert events == []
+    with torch.no_grad():
+        model.visual.conv1.weight.mul_(1.01)
+    stopped(policy, lambda: model.encode_image(pictures()), events, 17)
+
+
+SETTINGS = {
+    "where text is pooled": lambda model: setattr(model, "text_pool_type", "first"),
+    "the causal mask": lambda model: setattr(model, "attn_mask", None),
+    "where pictures are pooled": lambda model: setattr(model.visual, "pool_type", "avg"),
+}
+
+
+@pytest.mark.parametrize("change", SETTINGS.values(), ids=SETTINGS)
+def test_a_setting_of_a_tower_is_part_of_it(model, events, change):
+    model.output_dict = True  # which is none
+    model(pictures(), texts())
+    assert events == []
+    with pytest.raises(BypassError) if guard_of(model).policy == "strict" else nullcontext():
+        change(model)
+        model(pictures(), texts())
+    assert {(event.hole, event.action) for event in events} == {
+        (7, "refused" if guard_of(model).policy == "strict" else "warned")
+    }
 
 
 def test_a_copy_is_guarded_and_pickling_says_no(model, policy, events):
