@@ -248,7 +248,7 @@ def test_arguments_are_named_and_only_embeddings_are_looked_at():
 
     x = torch.zeros(1, 2, 3)
     named = bound(
-        call, (None, "a"), {"prompt_embeds": x, "ip_adapter_image_embeds": [x, x], "attention_mask_embeds": x}
+        call, (None, "a"), {"prompt_embeds": x, "ip_adapter_image_embeds": [x, x.clone()], "attention_mask_embeds": x}
     )
     assert named["prompt"] == "a"
     assert [name for name, _ in embeddings(named)] == [

@@ -206,7 +206,7 @@ def test_what_is_no_picture_is_refused_with_the_reason(name, judge):
 
 def test_a_file_that_is_not_there_is_refused_in_both_ways(judge, by_file, tmp_path):
     for one in (judge, by_file):
-        with pytest.raises(BadInputError, match=r"none\.png: it cannot be read"):
+        with pytest.raises(BadInputError, match=r"none\.png: there is no such file"):
             one([tmp_path / "none.png"])
 
 
