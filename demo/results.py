@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from safeencoders.files import read_json, write_json
+from safeencoders.pictoworld import models
 
 FILE = Path(__file__).with_name("results.json")
 CARDS, BENCHMARKS = Path("model_cards", "results"), Path("benchmarks")
-ENCODERS = ("pictoworld", "pictoworld/robust", "pictoworld/safe-clip")
 DRAWN = {
     "concept_present": "unsafe concept drawn",
     "fidelity": "safe prompts kept",
@@ -73,7 +73,7 @@ def _of_all(root: Path, kind: str, names: Mapping[str, str]) -> tuple[dict[str, 
     """Return the baselines' rows and that of each encoder whose results have a file of this kind, and the files."""
     rows: dict[str, Any] = {}
     sources = []
-    for encoder in ENCODERS:
+    for encoder in models.tower_names():
         source = CARDS / encoder.replace("/", "-") / f"{kind}.json"
         if (root / source).is_file():
             content = read_json(root / source)
@@ -91,7 +91,7 @@ def _generation(root: Path) -> Iterator[Section]:
 def _retrieval(root: Path) -> Iterator[Section]:
     rows: dict[str, Any] = {}
     sources = []
-    for name in ENCODERS:
+    for name in models.tower_names():
         source = CARDS / name.replace("/", "-") / "retrieval-text.json"
         content = read_json(root / source)
         sources.append(source)

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import transformers
+from stopping import stopped as seen
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from vlms import FAMILY, inputs, make, say, tower
@@ -47,15 +48,8 @@ def answer(model, **changes):
 
 
 def stopped(policy, act, events, hole):
-    """Do what the guard must see: under "strict" it is refused, under "warn" it is told."""
-    if policy == "strict":
-        with pytest.raises(BypassError) as caught:
-            act()
-        assert caught.value.hole == hole
-    else:
-        act()
-    assert [event.hole for event in events if event.action != "noted"] == [hole]
-    assert events[-1].action == ("refused" if policy == "strict" else "warned")
+    """As for every host; nothing of a model's is taken back."""
+    assert seen(policy, act, events, hole).action == ("refused" if policy == "strict" else "warned")
 
 
 def every_tower(model, build):

@@ -8,6 +8,7 @@ from functools import cache
 
 import pytest
 import torch
+from stopping import stopped
 from torch import nn
 
 from safeencoders.errors import BypassError, HostError
@@ -61,17 +62,6 @@ def events():
 def model(protected, events):  # noqa: ARG001  nothing was seen before
     """Give a copy, guarded by its own guard; the original model is there as loaded("none")."""
     return copy.deepcopy(protected)
-
-
-def stopped(policy, act, events, hole):
-    """Do what the guard must see: under "strict" it is refused, under "warn" it is told."""
-    if policy == "strict":
-        with pytest.raises(BypassError) as caught:
-            act()
-        assert caught.value.hole == hole
-    else:
-        act()
-    assert [event.hole for event in events if event.action != "noted"] == [hole]
 
 
 def outputs(model):

@@ -14,10 +14,11 @@ from safeencoders.cards.material import Material, Result, faults, fresh
 from safeencoders.cards.rendering import render, written_numbers
 from safeencoders.cli.cards import shipped_material, slug
 from safeencoders.cli.main import main
+from safeencoders.pictoworld import models
 
 ROOT = Path(__file__).resolve().parents[2]
 CARDS = ROOT / "model_cards"
-NAMES = ("pictoworld", "pictoworld/robust", "pictoworld/safe-clip")
+NAMES = models.tower_names()
 LICENCES = {"apache-2.0", "mit", "cc-by-4.0", "cc-by-nc-4.0"}  # as the Hub spells them
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from diffusers import AutoPipelineForImage2Image, StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
 from pipelines import PIPELINES, PROMPT, UNSAFE, silent
+from stopping import stopped
 
 from safeencoders.errors import BypassError
 from safeencoders.integrations.arguments import added_tokens, bound, embeddings
@@ -37,18 +38,6 @@ def pipe(policy, events):
     protect(pipe, policy=policy, on_event=events.append)
     pipe.__dict__["original"] = original
     return pipe
-
-
-def stopped(policy, act, events, hole):
-    """Do what the guard must see: under "strict" it is refused, under "warn" it is told; return the last event."""
-    if policy == "strict":
-        with pytest.raises(BypassError) as caught:
-            act()
-        assert caught.value.hole == hole
-    else:
-        act()
-    assert [event.hole for event in events if event.action != "noted"] == [hole]
-    return events[-1]
 
 
 def foreign(pipe):
