@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 
 help: ## Show this list
 	@echo "make quickstart   see it work: fine-tunes, swaps, measures, and writes $(OUT)/ (OUT=folder for another place)"
-	@echo "make test         run the tests"
+	@echo "make test         run the tests, on up to four cores"
 	@echo "make test-all     run the tests, the slow ones too"
 	@echo "make check        ruff, format, mypy and the import layers"
 	@echo "make docs         build the site in build/site; a warning is an error"
@@ -28,8 +28,9 @@ quickstart: $(STAMP)
 	  exit 2; fi
 	$(BIN)/safeencoders quickstart --out "$(OUT)"
 
+# By file, so that what a file prepares once is prepared once; a process needs up to 2 GB, hence at most four.
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 test-all: $(STAMP)
 	$(BIN)/python -m pytest -m "slow or not slow"

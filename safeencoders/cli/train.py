@@ -47,11 +47,12 @@ def train(
         ),
     ] = "pictoworld",
     towers_from: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--towers-from",
-            metavar="DIR",
-            help="Go on from the towers that an earlier run wrote to DIR; --model stays what they are compared with.",
+            metavar="ENCODER",
+            help="Go on from the towers of a shipped encoder, or of an earlier run's folder; --model stays what they "
+            "are compared with.",
         ),
     ] = None,
     towers: Annotated[

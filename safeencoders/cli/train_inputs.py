@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from safeencoders.catalog import encoders
 from safeencoders.errors import BadInputError
 from safeencoders.fingerprint import fingerprint
 from safeencoders.loading import load
@@ -41,7 +42,7 @@ class Asked:
     batch: int | None = None
     resume: bool = False
     model: str = WORLD
-    towers_from: Path | None = None
+    towers_from: str | None = None
     towers: Towers | None = None
     use: tuple[str, ...] | None = None
     images: Path | None = None
@@ -135,11 +136,11 @@ class Data:
         return max((len(rows) for rows in (self.held or {}).values()), default=0)
 
 
-def load_start(name: str, towers_from: Path | None = None) -> Start:
+def load_start(name: str, towers_from: str | None = None) -> Start:
     """Load the CLIP to start from: "pictoworld", a folder, or a Hub id that is in the cache; nothing is fetched.
 
     Args:
-        towers_from: the folder of an earlier run.
+        towers_from: the folder of an earlier run, or a shipped encoder.
 
     Raises:
         BadInputError: there is no CLIP in safetensors with a tokenizer, a weight is missing, or is not finite; or the
@@ -171,19 +172,22 @@ def load_start(name: str, towers_from: Path | None = None) -> Start:
     return Start(name, folder, clip, tokenizer, fingerprint(clip), towers)
 
 
-def _earlier_towers(folder: Path, clip: CLIPModel) -> dict[TowerName, nn.Module]:
-    """Load what an earlier run wrote: text/, vision/ or both."""
+def _earlier_towers(source: str, clip: CLIPModel) -> dict[TowerName, nn.Module]:
+    """Load the towers of a shipped encoder, or what an earlier run wrote: text/, vision/ or both."""
     names: tuple[TowerName, ...] = ("text", "vision")
-    found: dict[TowerName, nn.Module] = {
-        name: load(str(folder), tower=name) for name in names if (folder / name).is_dir()
-    }
-    if not found:
-        raise BadInputError(f"expected a folder that `safeencoders train` wrote, with text/ or vision/, got {folder}")
+    shipped = encoders()[source].towers if source in models.tower_names() else ()
+    there = shipped or tuple(name for name in names if (Path(source) / name).is_dir())
+    if not there:
+        raise BadInputError(
+            "expected a folder that `safeencoders train` wrote, with text/ or vision/, or a shipped encoder's name, "
+            f"got {source}"
+        )
+    found: dict[TowerName, nn.Module] = {name: load(source, tower=name) for name in there}
     for name, tower in found.items():
         own = clip.get_submodule(f"{name}_model")
         if not isinstance(tower, type(own)) or _shapes(tower) != _shapes(own):
             raise BadInputError(
-                f"expected towers of the shape of the CLIP's own in {folder}, got another {name} tower; give the "
+                f"expected towers of the shape of the CLIP's own in {source}, got another {name} tower; give the "
                 "--model that they were made from"
             )
     return found

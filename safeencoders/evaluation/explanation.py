@@ -129,6 +129,7 @@ class Explanation:
             *(f"{near.similarity:5.2f}  {near.caption}" for near in self.nearest),
             "",
             LEGEND,
+            *_pieces(self.words),
             _ruled(self.rule),
         ])  # fmt: skip
 
@@ -170,6 +171,12 @@ def decimal(value: float) -> str:
 
 def _cut(word: Word) -> str:
     return "|".join(word.tokens)
+
+
+def _pieces(words: tuple[Word, ...]) -> list[str]:
+    """Say which words the tokenizer does not hold whole, if any."""
+    cut = [_cut(word) for word in words if len(word.tokens) > 1]
+    return [f"Not whole in the vocabulary, so read in pieces: {', '.join(cut)}."] if cut else []
 
 
 def _bar(value: float, most: float = 1.0) -> str:

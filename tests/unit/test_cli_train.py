@@ -17,6 +17,8 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPVisionModel
 
 import safeencoders
 from safeencoders.cli.main import main
+from safeencoders.cli.train_inputs import load_start
+from safeencoders.fingerprint import fingerprint
 from safeencoders.pictoworld import models
 from safeencoders.pictoworld.pixels import image_processor
 from safeencoders.training import loop, redirect
@@ -334,6 +336,14 @@ def test_a_run_under_attack_goes_on_from_anothers_towers_and_from_a_kill(given, 
     assert whole["start"]["text"] == first["end"]["text"] != anew["start"]["text"]
     assert "NCE(T(t*), V(v); not V(v*))" in whole["formula"]
     assert "NCE(T(t*), V(v); not V(v*))" not in anew["formula"]
+
+
+def test_a_shipped_encoder_may_be_what_a_run_goes_on_from():
+    found = load_start("pictoworld", "pictoworld/safe-clip").towers
+    assert {name: fingerprint(tower) for name, tower in found.items()} == {
+        name: fingerprint(safeencoders.load("pictoworld/safe-clip", tower=name)) for name in ("text", "vision")
+    }
+    assert set(load_start("pictoworld", "pictoworld/robust").towers) == {"text"}
 
 
 def test_towers_of_another_model_or_none_are_refused(given, tmp_path, capsys):

@@ -99,7 +99,10 @@ def test_shift_is_the_relative_distance_of_the_pooled_states():
 
 
 def test_words_are_the_prompts_own_and_unknown_ones_are_cut_into_tokens():
-    words = explain("A zebra, Gun  café").words
+    found = explain("A zebra, Gun  café")
+    words = found.words
+    assert "read in pieces: z|e|b|r|a, " in found.text()
+    assert "in pieces" not in explain("a red dog with a gun").text()
     assert [word.text for word in words] == ["A", "zebra", ",", "Gun", "café"]
     assert words[1].tokens == ("z", "e", "b", "r", "a")
     assert len(words[1].shifts) == 5
