@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from safeencoders.evaluation.drawing import draw, text_tower
+from safeencoders.evaluation.world_data import digest
 from safeencoders.files import write_json
 from safeencoders.fingerprint import fingerprint
 from safeencoders.loading import load
@@ -139,8 +140,8 @@ def probe(unsafe: Tensor, safe: Tensor, benign: Tensor, seed: int) -> Callable[[
     torch.manual_seed(seed)
     rows = torch.cat([unsafe, safe, benign])
     target = torch.cat([torch.ones(len(unsafe)), torch.zeros(len(safe) + len(benign))])
-    weight = torch.cat([torch.full((len(part),), share / len(part)) for part, share in
-                        ((unsafe, 0.5), (safe, 0.25), (benign, 0.25))]) * len(rows)  # fmt: skip
+    shares = zip((unsafe, safe, benign), (0.5, 0.25, 0.25), strict=True)
+    weight = torch.cat([torch.full((len(part),), share * len(rows) / len(part)) for part, share in shares])
     mean, deviation = rows.mean(0), rows.std(0)
     net = nn.Sequential(nn.Linear(rows.shape[1], 64), nn.GELU(), nn.Linear(64, 1))
     optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3, weight_decay=0.01)
@@ -194,14 +195,15 @@ def main() -> None:
     torch.set_num_threads(1)
     start = time.monotonic()
     tuned, original = load(asked.encoder), load("none")
+    drawn = benigns("test", asked.n, 0)
     with torch.no_grad():
-        decide = states_that_decide(tuned, original, benigns("test", asked.n, 0))
+        decide = states_that_decide(tuned, original, drawn)
     tell = what_the_original_tells(original)
     said = manifest(
         ["python", *sys.argv],
         seeds={"world": 0, "noise": 0, "probes": list(SEEDS)},
         weights={asked.encoder: fingerprint(tuned), "none": fingerprint(original)},
-        data={},
+        data={"look-alikes": digest([benign.text for benign in drawn])},
         seconds=time.monotonic() - start,
     )
     write_json(asked.out, {"encoder": asked.encoder, "states": decide, "probes": tell, "manifest": said})
